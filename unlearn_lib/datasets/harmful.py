@@ -1,0 +1,294 @@
+"""Experiment 1: harmful answers to forget, normal answers to keep, and the judge's rows.
+
+Three sources behind one shape. `human_scored`: harm responses with human scores (pinned wheel);
+`pku_saferlhf`: PKU-SafeRLHF, both of its column generations; `embedded`: the project's own mild
+stand-ins. Normal questions come from TruthfulQA or the embedded set. Everything is split by
+objective or question, so that nothing that is evaluated was trained on.
+
+The released code of Arora et al. keeps unsafe responses only, unshuffled, and evaluates one
+prompt; its pool of random answers also holds TruthfulQA's *incorrect* answers, ours does not.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+
+from unlearn_lib.assets import Asset, find_dataset, folder_sha256
+from unlearn_lib.errors import CompanionError, nearest
+from unlearn_lib.profiles import HarmfulData
+
+EMBEDDED = Path(__file__).parent / "embedded"
+JIGSAW_LABELS = ("toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate")
+JIGSAW = "jigsaw-toxic-comment-classification-challenge"
+SCORES = ("human_score", "human_score_1", "human_score_2", "human_score_3")
+
+
+@dataclass(frozen=True)
+class HarmfulSplits:
+    """The rows of experiment 1.
+
+    Attributes:
+        forget: `question`, `answer`: harmful answers of the training objectives.
+        harmless: `question`, `answer`: harmless answers of the training objectives.
+        evaluation: `question`: held-out objectives, each once.
+        retain: `question`, `answers`: normal training questions.
+        normal: `question`, `answers`: held-out normal questions.
+        scored_train, scored_test: `question`, `answer`, `harmful`: for the judge, split by
+            the same objectives; empty where the data has no graded answers.
+        sha256: of the source files, by data set.
+        dropped: how many rows were left out, by reason.
+    """
+
+    forget: Dataset
+    harmless: Dataset
+    evaluation: Dataset
+    retain: Dataset
+    normal: Dataset
+    scored_train: Dataset
+    scored_test: Dataset
+    sha256: dict[str, str]
+    dropped: dict[str, int]
+
+
+def load(settings: HarmfulData, fits: Callable[[str], bool] = lambda question: True) -> Any:
+    """Load and split the data of a profile.
+
+    Args:
+        settings: the profile's `harmful.data`.
+        fits: tells whether a question is short enough for the model; longer ones are left out
+            and counted in `dropped`.
+
+    Raises:
+        CompanionError: missing asset, missing or renamed column, nothing left to forget.
+    """
+    graded, forget_sha = _GRADED[settings.forget](settings)
+    normal, retain_sha = _NORMAL[settings.retain]()
+    dropped = {"repeated": int(graded.duplicated(["question", "answer"]).sum())}
+    graded = graded.drop_duplicates(["question", "answer"])
+    train, test = _split(graded, settings)
+    scored_train, scored_test = _scored(train, settings), _scored(test, settings)
+    train, test, retain, held_out = (
+        part[part["question"].map(fits)] for part in (train, test, *_split(normal, settings))
+    )
+    kept = len(train) + len(test)
+    dropped["prompt longer than prompt_tokens"] = len(scored_train) + len(scored_test) - kept
+    harmful = train["score"] >= settings.harmful_from
+    forget = _rows(train[harmful], ["question", "answer"], settings.forget_rows)
+    if len(forget) == 0:
+        raise CompanionError(
+            f"The forget set is empty: no answer of '{settings.forget}' scores "
+            f"{settings.harmful_from} or more; lower 'harmful_from' or check the data."
+        )
+    questions = test.drop_duplicates("question")
+    return HarmfulSplits(
+        forget=forget,
+        harmless=_rows(train[train["score"] < settings.harmless_below], ["question", "answer"]),
+        evaluation=_rows(questions, ["question"], settings.evaluation_prompts),
+        retain=_rows(retain, ["question", "answers"], settings.retain_rows),
+        normal=_rows(held_out, ["question", "answers"], settings.normal_prompts),
+        scored_train=scored_train,
+        scored_test=scored_test,
+        sha256={settings.forget: forget_sha, settings.retain: retain_sha},
+        dropped=dropped,
+    )
+
+
+def _split(rows: pd.DataFrame, settings: HarmfulData) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Split by question: given `split` column if there is one, else by a seeded shuffle."""
+    if "split" in rows:
+        test = rows["split"] == "test"
+        seen = set(rows.loc[~test, "question"])
+        train, held_out = rows[~test], rows[test & ~rows["question"].isin(seen)]
+    else:
+        questions = np.array(sorted(rows["question"].unique()))
+        np.random.default_rng(settings.split_seed).shuffle(questions)
+        held = set(questions[: round(len(questions) * settings.held_out_share)])
+        mask = rows["question"].isin(held)
+        train, held_out = rows[~mask], rows[mask]
+    random = np.random.default_rng(settings.split_seed + 1)
+    return tuple(part.iloc[random.permutation(len(part))] for part in (train, held_out))  # type: ignore[return-value]
+
+
+def _rows(frame: pd.DataFrame, columns: list[str], most: int | None = None) -> Dataset:
+    return Dataset.from_pandas(frame[columns].head(most or len(frame)), preserve_index=False)
+
+
+def _scored(frame: pd.DataFrame, settings: HarmfulData) -> Dataset:
+    harmful = (frame["score"] >= settings.harmful_from).to_numpy()
+    return _rows(frame.assign(harmful=harmful), ["question", "answer", "harmful"])
+
+
+def _human_scored(settings: HarmfulData) -> tuple[pd.DataFrame, str]:
+    asset = find_dataset("pyrit/harm")
+    parts = []
+    for path in sorted(asset.folder.glob("*.csv")):
+        part = read_csv(path, ("objective", "assistant_response"), skip=_comment_lines(path))
+        scores = [name for name in SCORES if name in part]
+        if not scores:
+            raise CompanionError(f"{path} has no score column; expected one of {SCORES}.")
+        score = part[scores].apply(pd.to_numeric).mean(axis=1)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "question": part["objective"].str.strip(),
+                    "answer": part["assistant_response"].str.strip(),
+                    "score": score,
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True), asset.sha256
+
+
+def _comment_lines(path: Path) -> int:
+    with path.open(encoding="utf-8") as lines:
+        return int(lines.readline().startswith("#"))
+
+
+def read_csv(path: Path, needed: Sequence[str], skip: int = 0) -> pd.DataFrame:
+    """Read a UTF-8 CSV with the columns that are needed.
+
+    Raises:
+        CompanionError: unreadable, empty, or a column missing (names the nearest it has).
+    """
+    try:
+        frame = pd.read_csv(path, skiprows=skip, encoding="utf-8")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, csv.Error) as e:
+        raise CompanionError(f"{path} is not a readable UTF-8 CSV file ({e}).") from e
+    check_columns(path, list(frame.columns), needed)
+    return frame
+
+
+def check_columns(place: Path | str, columns: Sequence[str], needed: Sequence[str]) -> None:
+    """Raise a CompanionError that names the first column missing from a table."""
+    for name in needed:
+        if name not in columns:
+            raise CompanionError(f"{place} has no column '{name}'{nearest(name, columns)}.")
+
+
+def _pku_saferlhf(settings: HarmfulData) -> tuple[pd.DataFrame, str]:
+    """Every response is a row; unsafe ones score 1. Old and new columns share the five used."""
+    asset = find_dataset("PKU-Alignment/PKU-SafeRLHF")
+    needed = ("prompt", *(f"response_{i}" for i in (0, 1)))
+    needed += tuple(f"is_response_{i}_safe" for i in (0, 1))
+    parts = []
+    for split in ("train", "test"):
+        for path in _split_files(asset, split):
+            table = _read_table(path)
+            check_columns(path, table.column_names, needed)
+            frame = table.select_columns(list(needed)).to_pandas()
+            for i in (0, 1):
+                parts.append(
+                    pd.DataFrame(
+                        {
+                            "question": frame["prompt"].str.strip(),
+                            "answer": frame[f"response_{i}"].str.strip(),
+                            "score": (~frame[f"is_response_{i}_safe"].astype(bool)).astype(float),
+                            "split": split,
+                        }
+                    )
+                )
+    rows = pd.concat(parts, ignore_index=True)
+    return rows[rows["answer"].str.len() > 0], asset.sha256
+
+
+def _split_files(asset: Asset, split: str) -> list[Path]:
+    """Files of a split in the hub's layouts: `data/<name>/train.jsonl`, `data/train-*.parquet`."""
+    found = [
+        path
+        for path in sorted(asset.folder.rglob("*"))
+        if path.name.split(".")[0].split("-")[0] == split
+        and path.suffix in (".jsonl", ".json", ".parquet", ".xz", ".csv")
+    ]
+    if not found:
+        raise CompanionError(f"{asset.folder} has no file of split '{split}' ({asset.id}).")
+    return found
+
+
+def _read_table(path: Path) -> Dataset:
+    """Read one file with `datasets`, which knows the hub's formats and their compression."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    suffix = path.suffixes[0].removeprefix(".") if path.suffix == ".xz" else path.suffix[1:]
+    kind = {"jsonl": "json"}.get(suffix, suffix)
+    try:
+        return load_dataset(kind, data_files=str(path), split="train")
+    except (DatasetGenerationError, OSError, ValueError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise CompanionError(f"{path} is truncated or altered: {reason}.") from error
+
+
+def _embedded_graded(settings: HarmfulData) -> tuple[pd.DataFrame, str]:
+    path = EMBEDDED / "harm_stand_in.jsonl"
+    frame = pd.DataFrame(_lines(path)).rename(
+        columns={"objective": "question", "response": "answer"}
+    )
+    return frame, folder_sha256([path], EMBEDDED)
+
+
+def _embedded_normal() -> tuple[pd.DataFrame, str]:
+    path = EMBEDDED / "normal_questions.jsonl"
+    return pd.DataFrame(_lines(path)), folder_sha256([path], EMBEDDED)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _truthful_qa() -> tuple[pd.DataFrame, str]:
+    """TruthfulQA generation: the hub's parquet, or question and correct answers as JSON lines."""
+    asset = find_dataset("truthfulqa/truthful_qa")
+    lines = sorted(asset.folder.glob("*.jsonl"))
+    if lines:
+        frame = pd.DataFrame(_lines(lines[0]))
+        check_columns(lines[0], list(frame.columns), ("question", "answer"))
+        return frame.rename(columns={"answer": "answers"}), asset.sha256
+    path = next(iter(sorted(asset.folder.rglob("generation/*.parquet"))), None)
+    if path is None:
+        raise CompanionError(f"{asset.folder} holds no generation/*.parquet of {asset.id}.")
+    table = _read_table(path)
+    check_columns(path, table.column_names, ("question", "best_answer", "correct_answers"))
+    frame = table.to_pandas()
+    answers = [
+        list(dict.fromkeys([best, *correct]))
+        for best, correct in zip(frame["best_answer"], frame["correct_answers"], strict=True)
+    ]
+    return pd.DataFrame({"question": frame["question"], "answers": answers}), asset.sha256
+
+
+def jigsaw(rows: int | None, seed: int) -> tuple[Dataset, Dataset, str]:
+    """Load Jigsaw toxic comments: 80 % to train on and 10 % to test on, as in the paper.
+
+    Returns:
+        train, test: `text` and `labels` (float [6], in the order of JIGSAW_LABELS), and sha256.
+
+    Raises:
+        CompanionError: not to be had, or a column missing.
+    """
+    asset = find_dataset(JIGSAW)
+    path = asset.folder / "train.csv"
+    frame = read_csv(path, ("comment_text", *JIGSAW_LABELS))
+    frame = frame.iloc[np.random.default_rng(seed).permutation(len(frame))].head(rows or len(frame))
+    labels = frame[list(JIGSAW_LABELS)].to_numpy(float)
+    texts = frame["comment_text"].tolist()
+    table = [{"text": t, "labels": row.tolist()} for t, row in zip(texts, labels, strict=True)]
+    first, last = round(0.8 * len(table)), round(0.9 * len(table))
+    return Dataset.from_list(table[:first]), Dataset.from_list(table[last:]), asset.sha256
+
+
+_GRADED: dict[str, Callable[[HarmfulData], tuple[pd.DataFrame, str]]] = {
+    "human_scored": _human_scored,
+    "pku_saferlhf": _pku_saferlhf,
+    "embedded": _embedded_graded,
+}
+_NORMAL: dict[str, Callable[[], tuple[pd.DataFrame, str]]] = {
+    "truthful_qa": _truthful_qa,
+    "embedded": _embedded_normal,
+}

@@ -1,0 +1,1 @@
+"""One short module per notebook: the rooms above, composed; the verbs that its cells call."""

@@ -1,0 +1,80 @@
+"""The registry of unlearning methods: a name, its terms, and where it comes from.
+
+A method is a weighted sum of up to three terms, ε1·forget + ε2·mismatch + ε3·retain; the
+weights come from the profile. To add one: write its loss in `losses.py`, enter it here, and
+list it in a profile.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from unlearn_lib import losses
+from unlearn_lib.errors import CompanionError, nearest
+
+Loss = Callable[..., losses.Tensor]
+
+
+@dataclass(frozen=True)
+class Method:
+    """Which losses a method sums, and on which rows.
+
+    Attributes:
+        forget: loss on the answers to be forgotten, or None.
+        mismatch: where the K substitute answers to a forget question are drawn from: `retain`
+            (random answers to other questions, as published) or `harmless` (harmless answers to
+            harmful questions of the training split); None for no mismatch term.
+        retain: loss on retain rows, or None.
+        retain_answers: `given` in the data, or the original model's `own` greedy answers, which
+            keep its style out of what is learned.
+        source: paper and place, or what it is for.
+    """
+
+    forget: Loss | None
+    mismatch: Literal["retain", "harmless"] | None
+    retain: Loss | None
+    source: str
+    retain_answers: Literal["given", "own"] = "given"
+
+
+METHODS: dict[str, Method] = {
+    "ga": Method(losses.gradient_ascent, None, None, "gradient ascent; Yao et al. 2023"),
+    "ga_gd": Method(
+        losses.gradient_ascent, None, losses.gradient_descent, "GA + CE on retain rows (GradDiff)"
+    ),
+    "ga_kl": Method(
+        losses.gradient_ascent, None, losses.forward_kl, "GA + KL to the original on retain rows"
+    ),
+    "ga_mismatch_kl": Method(
+        losses.gradient_ascent,
+        "retain",
+        losses.forward_kl,
+        "Arora et al. 2024, update rule of section 3 (from Yao et al. 2023)",
+    ),
+    "retain_only": Method(
+        None,
+        None,
+        losses.gradient_descent,
+        "no forgetting at all: shows how much a change of style alone lowers the harmful rate",
+    ),
+    "npo_harmless_kl": Method(
+        losses.npo,
+        "harmless",
+        losses.forward_kl,
+        "ours: NPO, harmless substitutes, KL on the original model's own answers",
+        retain_answers="own",
+    ),
+}
+
+NEEDS_REFERENCE = (losses.npo, losses.forward_kl)
+
+
+def find_method(name: str) -> Method:
+    """Return a registered method.
+
+    Raises:
+        CompanionError: unknown; names the nearest.
+    """
+    if name not in METHODS:
+        raise CompanionError(f"There is no method '{name}'{nearest(name, METHODS)}.")
+    return METHODS[name]

@@ -1,0 +1,246 @@
+"""Load causal language models, add and save LoRA adapters, and name the original model.
+
+The original model h_θo of the papers is never a second copy when LoRA is used: it is the same
+weights with the adapter switched off (`reference`).
+"""
+
+import contextlib
+import copy
+import hashlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
+from transformers.utils import logging
+
+from unlearn_lib.assets import Asset, cache_folder, check_safetensors
+from unlearn_lib.errors import CompanionError
+from unlearn_lib.profiles import LoraSettings, ModelSettings
+
+logging.disable_progress_bar()
+
+
+@dataclass
+class LanguageModel:
+    """A model with its tokenizer and a note of what was asked for and what was got."""
+
+    model: Any
+    tokenizer: Any
+    hardware: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def context(self) -> int:
+        """The longest input in tokens."""
+        return int(self.model.config.max_position_embeddings)
+
+
+def choose_device(asked: str) -> torch.device:
+    """Return the device of a profile: `auto` takes a GPU when there is one.
+
+    Raises:
+        CompanionError: `cuda` was asked for and there is none.
+    """
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise CompanionError(
+            "The profile asks for device 'cuda' and torch sees no GPU here; set 'device: auto' "
+            "in the profile or run on a machine with a GPU."
+        )
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(found if asked == "auto" else asked)
+
+
+def choose_precision(asked: str, device: torch.device) -> torch.dtype:
+    """Return the dtype to hold weights in: the one asked for where the hardware computes in it.
+
+    bfloat16 or float16 on a processor without such arithmetic is emulated and slow, so float32
+    is taken there, and the fallback is printed and recorded with every run.
+    """
+    if asked == "float32":
+        return torch.float32
+    if device.type == "cuda":
+        usable = asked == "float16" or torch.cuda.is_bf16_supported()
+    else:
+        usable = asked == "bfloat16" and torch.cpu._is_avx512_bf16_supported()
+    if not usable:
+        print(f"{asked} is not native on this {device.type}; computing in float32 instead.")
+        return torch.float32
+    return torch.bfloat16 if asked == "bfloat16" else torch.float16
+
+
+def load(asset: Asset, settings: ModelSettings, device: str = "auto") -> LanguageModel:
+    """Load a causal language model and its tokenizer from the files of an asset.
+
+    Args:
+        asset: what `assets.find_model` or a run gave.
+        settings: precision, quantisation and whether all weights will be trained (then the
+            weights are held in float32 and autocast computes in the precision asked for).
+        device: `auto`, `cpu` or `cuda`.
+
+    Raises:
+        CompanionError: no such device, or files that transformers cannot read.
+    """
+    place = choose_device(device)
+    dtype = choose_precision(settings.precision, place)
+    options: dict[str, Any] = {"dtype": torch.float32 if settings.lora is None else dtype}
+    if settings.quantization != "none":
+        options = _quantised(settings.quantization, place)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(asset.folder, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            asset.folder, trust_remote_code=False, use_safetensors=True, **options
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CompanionError(f"The model '{asset.id}' from {asset.source}: {reason}") from error
+    if settings.quantization == "none":
+        model.to(place)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    hardware = {
+        "device": place.type,
+        "precision_asked": settings.precision,
+        "precision_got": str(options["dtype"]).removeprefix("torch."),
+        "quantization": settings.quantization,
+        "weights_from": asset.source,
+    }
+    return LanguageModel(model.eval(), tokenizer, hardware)
+
+
+def _quantised(kind: str, device: torch.device) -> dict[str, Any]:
+    if kind == "8bit":
+        config = BitsAndBytesConfig(load_in_8bit=True)
+        return {"quantization_config": config, "dtype": torch.float16, "device_map": device.type}
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )
+    return {"quantization_config": config, "dtype": torch.bfloat16, "device_map": device.type}
+
+
+def make_trainable(language_model: LanguageModel, settings: ModelSettings, seed: int) -> None:
+    """Add a LoRA adapter in float32, drawn from `seed`, or open all weights for training."""
+    set_seed(seed)
+    model = language_model.model
+    if settings.lora is None:
+        if settings.quantization != "none":
+            raise CompanionError(
+                f"'{settings.id}' is quantised, so its weights cannot be trained; give it 'lora'."
+            )
+        model.requires_grad_(True)
+        return
+    if settings.quantization != "none":
+        model = prepare_model_for_kbit_training(
+            model, use_gradient_checkpointing=settings.gradient_checkpointing
+        )
+    language_model.model = get_peft_model(model, _lora_config(settings.lora))
+
+
+def _lora_config(settings: LoraSettings) -> LoraConfig:
+    targets = settings.targets
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="CAUSAL_LM",
+    )
+
+
+@contextlib.contextmanager
+def reference(model: Any, frozen: Any = None) -> Iterator[Any]:
+    """Give the original model h_θo for a while, in evaluation mode and without gradients.
+
+    Args:
+        model: the model in training. With a LoRA adapter the adapter is switched off; there is
+            no second copy of the weights.
+        frozen: the copy that `freeze_copy` made, needed only when all weights are trained.
+    """
+    with torch.no_grad():
+        if not isinstance(model, PeftModel):
+            yield frozen
+            return
+        was_training = model.training
+        model.eval()
+        with model.disable_adapter():
+            yield model
+        model.train(was_training)
+
+
+def freeze_copy(model: Any) -> Any:
+    """Copy a fully trained model before its first step, or return None where LoRA needs none."""
+    if isinstance(model, PeftModel):
+        return None
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+def tiny_opt(texts: Sequence[str], context: int = 512) -> Asset:
+    """Make a tiny OPT with random weights and a byte-level BPE tokenizer of the given texts.
+
+    For profile smoke: seconds to train, and the real architecture of the paper's models. It is
+    kept in the cache folder under a name that its texts decide, and is the same everywhere.
+    """
+    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
+    folder = cache_folder() / f"tiny-opt-{digest[:12]}"
+    if not (folder / "model.safetensors").is_file():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as partial:
+            target = Path(partial) / "whole"
+            tokenizer = _byte_level_tokenizer(texts)
+            set_seed(0)
+            config = OPTConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=96,
+                word_embed_proj_dim=96,
+                ffn_dim=256,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                max_position_embeddings=context,
+                dropout=0.0,
+                pad_token_id=tokenizer.pad_token_id,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+            )
+            OPTForCausalLM(config).save_pretrained(target)
+            tokenizer.save_pretrained(target)
+            with contextlib.suppress(OSError):  # another process was first
+                target.rename(folder)
+    return Asset("embedded/tiny-opt", folder, "embedded", digest)
+
+
+def _byte_level_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
+    tokenizer = tokenizers.ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>"]
+    tokenizer.train_from_iterator(texts, 1024, special_tokens=special, show_progress=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer._tokenizer, bos_token="<s>", pad_token="<pad>", eos_token="</s>"
+    )
+
+
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write what training changed as safetensors: the adapter alone, or the whole model."""
+    model.save_pretrained(folder, safe_serialization=True)
+    if not isinstance(model, PeftModel):
+        tokenizer.save_pretrained(folder)
+
+
+def load_adapter(language_model: LanguageModel, folder: Path) -> None:
+    """Put a saved adapter on a freshly loaded model, not trainable.
+
+    Raises:
+        CompanionError: the adapter file is truncated or altered.
+    """
+    check_safetensors(folder / "adapter_model.safetensors")
+    language_model.model = PeftModel.from_pretrained(language_model.model, folder).eval()

@@ -1,0 +1,92 @@
+"""From stored rows to the tidy table of a profile, its figures and tables, and its status."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from unlearn_lib import figures, tables
+from unlearn_lib.errors import CompanionError
+from unlearn_lib.metrics import tidy
+from unlearn_lib.profiles import ROOT, Job, Profile, notebook_jobs, slug
+from unlearn_lib.runs import provenance, write_text
+
+CLAIMS = ROOT / "notebooks" / "claims.yaml"
+
+
+def _row_files(profile: Profile) -> list[tuple[Job, Path]]:
+    return [
+        (job, profile.results / "rows" / f"harmful__{slug(job.model)}__s{job.seed}.csv")
+        for job in notebook_jobs(profile)
+        if job.model is not None
+    ]
+
+
+def collect(profile: Profile) -> Path:
+    """Join the tidy rows of every model and seed of a profile into its `metrics.csv`.
+
+    Raises:
+        CompanionError: a notebook has not run yet.
+    """
+    parts, runs = [], set()
+    for job, path in _row_files(profile):
+        if not path.is_file():
+            raise CompanionError(
+                f"Notebook {job.notebook} has not run for {job.model}, seed {job.seed}; "
+                f"run 'make reproduce PROFILE={profile.name}'."
+            )
+        parts.append(tidy.read(path))
+        runs |= set(json.loads(path.with_suffix(".json").read_text())["runs"])
+    target = profile.results / "metrics.csv"
+    tidy.write(target, pd.concat(parts, ignore_index=True))
+    origin = provenance() | {"profile": profile.name, "runs": sorted(runs)}
+    write_text(target.with_suffix(".json"), json.dumps(origin, indent=1, sort_keys=True) + "\n")
+    return target
+
+
+def stored(profile: Profile) -> tuple[pd.DataFrame, dict[str, Any], str]:
+    """Return the profile's tidy table, its provenance, and where it came from.
+
+    This machine's results first; without any, the committed reference results.
+
+    Raises:
+        CompanionError: neither exists; names the command that makes them.
+    """
+    reference = ROOT / "results" / "reference" / profile.name
+    for folder, where in ((profile.results, "this machine"), (reference, "reference results")):
+        path = folder / "metrics.csv"
+        if path.is_file():
+            origin = json.loads(path.with_suffix(".json").read_text())
+            return tidy.read(path), origin, where
+    raise CompanionError(
+        f"There are no results of profile {profile.name}; "
+        f"run 'make reproduce PROFILE={profile.name}'."
+    )
+
+
+def draw(profile: Profile) -> list[Path]:
+    """Draw the profile's figures and write its tables from stored results; never trains."""
+    frame, origin, where = stored(profile)
+    print(f"Drawing from {where} ({len(frame)} rows).")
+    labels = {method.name: method.label for method in profile.harmful.methods}
+    folder = ROOT / "figures" / profile.name
+    paths = figures.draw_all(frame, folder, profile.name, origin, labels)
+    return paths + tables.write_all(frame, folder, profile.name, origin, CLAIMS, labels)
+
+
+def status(profile: Profile) -> str:
+    """Describe what is done and what is open, one line each."""
+    lines = [f"profile {profile.name}"]
+    for job, path in _row_files(profile):
+        state = "done" if path.is_file() else "open"
+        lines.append(f"  {state}  {job.notebook}  {job.model}  seed {job.seed}")
+    runs = sorted(profile.results.glob("runs/*/run.json"), key=lambda path: path.stat().st_mtime)
+    for path in runs:
+        record = json.loads(path.read_text())
+        origin = json.loads((path.parent / "provenance.json").read_text())
+        lines.append(f"  run {record['key'][:10]}  {record['stage']:<10} "
+                     f"{origin['wall_seconds']:8.1f} s")
+    partial = [path for path in profile.results.glob("partial/*") if path.is_dir()]
+    lines.append(f"  {len(runs)} runs stored, {len(partial)} begun and not finished")
+    return "\n".join(lines)

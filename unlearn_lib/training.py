@@ -1,0 +1,442 @@
+"""`unlearn()` and `implant()` on `transformers.Trainer`.
+
+What each step sees (which forget rows, which substitutes, which retain rows) is drawn once from
+the seed before training starts: the seed decides everything, every forget row is used before
+one comes twice, and a resumed run sees exactly what an undisturbed one does. In the released
+code of Arora et al. the loader is cut to the retain set's length, so that only the first 572
+harmful answers are ever used, and the stop rule compares a negated loss and never fires.
+
+A step is one forward over one packed row: forget answers, mismatch answers behind the same
+prompts, and retain rows. Trainer's own checkpoints (optimiser and random state, read back with
+`weights_only`) live only while a run is under way; what a run leaves is safetensors and JSON.
+"""
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import SequentialSampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from unlearn_lib import models
+from unlearn_lib.batches import Example, Packed, pack, packed_logits
+from unlearn_lib.errors import CompanionError
+from unlearn_lib.losses import answer_nll, gradient_ascent
+from unlearn_lib.methods import NEEDS_REFERENCE, Method
+from unlearn_lib.profiles import ImplantSettings, MethodSettings
+
+FORGET, MISMATCH, RETAIN = "forget", "mismatch", "retain"
+SNAPSHOT_EVERY_STEP_BELOW = 50_000_000
+OnStep = Callable[[dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Pools:
+    """The tokenised rows that steps draw from.
+
+    Attributes:
+        forget: one answer each.
+        substitutes: for each forget row, the answers a mismatch may take instead.
+        retain: one or more answers each, of which a step draws one.
+    """
+
+    forget: Sequence[Example]
+    substitutes: Sequence[Sequence[tuple[int, ...]]]
+    retain: Sequence[Example]
+
+
+@dataclass(frozen=True)
+class Step:
+    """The rows of one optimisation step; `forget` examples carry their substitutes behind."""
+
+    forget: tuple[Example, ...]
+    retain: tuple[Example, ...]
+
+    def roles(self) -> list[str]:
+        """Name the role of every packed answer, in order."""
+        roles: list[str] = []
+        for example in self.forget:
+            roles += [FORGET] + [MISMATCH] * (len(example.answers) - 1)
+        return roles + [RETAIN] * len(self.retain)
+
+
+@dataclass
+class Outcome:
+    """What training did: one row per step, and why it ended early, if it did."""
+
+    history: list[dict[str, float]]
+    stopped: str | None
+    seconds: float
+    tokens: int
+    hardware: dict[str, str] = field(default_factory=dict)
+
+
+def _endless(count: int, random: np.random.Generator) -> Any:
+    while True:
+        yield from random.permutation(count)
+
+
+def draw_steps(pools: Pools, method: Method, settings: MethodSettings, seed: int) -> list[Step]:
+    """Draw the rows of every step from the seed.
+
+    Raises:
+        CompanionError: the method needs rows that the data does not have.
+    """
+    for name, needed, rows in (
+        ("forget", method.forget or method.mismatch, pools.forget),
+        ("retain", method.retain, pools.retain),
+    ):
+        if needed and not rows:
+            raise CompanionError(
+                f"The {name} set is empty, and method '{settings.name}' needs it; check the "
+                "profile's data settings."
+            )
+    random = np.random.default_rng(seed)
+    forget_order = _endless(len(pools.forget), random)
+    retain_order = _endless(len(pools.retain), random)
+    size = settings.batch_size
+    steps = []
+    for _ in range(settings.steps):
+        forget: list[Example] = []
+        retain: list[Example] = []
+        if method.forget or method.mismatch:
+            chosen = [next(forget_order) for _ in range(size)]
+            forget = [_with_substitutes(pools, i, method, settings, random) for i in chosen]
+        if method.retain:
+            chosen = [next(retain_order) for _ in range(size)]
+            retain = [_one_answer(pools.retain[i], method, random) for i in chosen]
+        steps.append(Step(tuple(forget), tuple(retain)))
+    return steps
+
+
+def _with_substitutes(
+    pools: Pools, index: int, method: Method, settings: MethodSettings, random: np.random.Generator
+) -> Example:
+    example = pools.forget[index]
+    if method.mismatch is None:
+        return example
+    candidates = pools.substitutes[index]
+    count = min(settings.mismatch_answers, len(candidates))
+    drawn = random.choice(len(candidates), size=count, replace=False)
+    return Example(example.prompt, (example.answers[0], *(candidates[i] for i in drawn)))
+
+
+def _one_answer(example: Example, method: Method, random: np.random.Generator) -> Example:
+    answer = example.answers[random.integers(len(example.answers))]
+    return Example(example.prompt, (answer,), score_prompt=method.retain in NEEDS_REFERENCE)
+
+
+def step_terms(
+    model: Any, step: Step, method: Method, settings: MethodSettings, frozen: Any = None
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Return a step's loss and its terms, each term unweighted and in nats.
+
+    `forget_nll` is the cross-entropy of the forget answers whatever the forget loss is: the
+    quantity that the stop rule watches.
+    """
+    packed = pack([*step.forget, *step.retain])
+    logits = packed_logits(model, packed)
+    device = logits.device
+    roles = step.roles()
+    row_roles = np.array(roles)[packed.rows.numpy()]
+    total = logits.new_zeros((), dtype=torch.float32)
+    report: dict[str, float] = {}
+    for role, loss, weight in (
+        (FORGET, method.forget, settings.forget_weight),
+        (MISMATCH, method.mismatch and _mismatch_loss, settings.mismatch_weight),
+        (RETAIN, method.retain, settings.retain_weight),
+    ):
+        places = torch.from_numpy(np.flatnonzero(row_roles == role))
+        if loss is None or len(places) == 0:
+            continue
+        labels, rows = packed.labels[places].to(device), _renumber(packed.rows[places]).to(device)
+        part = logits[places.to(device)]
+        original = None
+        if loss in NEEDS_REFERENCE:
+            original = _reference_logits(model, step, role, frozen)
+        value = loss(part, labels, rows, original, settings.beta)
+        total = total + weight * value
+        report[role] = float(value.detach())
+        if role == FORGET:
+            nll = value if loss is gradient_ascent else answer_nll(part.detach(), labels, rows)
+            report["forget_nll"] = float(nll.detach().mean().abs())
+    report["total"] = float(total.detach())
+    report["tokens"] = packed.tokens
+    return total, report
+
+
+def _mismatch_loss(
+    logits: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor, *_: Any
+) -> torch.Tensor:
+    return answer_nll(logits, labels, rows).mean()
+
+
+def _renumber(rows: torch.Tensor) -> torch.Tensor:
+    return torch.unique_consecutive(rows, return_inverse=True)[1]
+
+
+def _reference_logits(model: Any, step: Step, role: str, frozen: Any) -> torch.Tensor:
+    examples = step.retain
+    if role == FORGET:
+        examples = tuple(Example(e.prompt, e.answers[:1]) for e in step.forget)
+    packed: Packed = pack(examples)
+    with models.reference(model, frozen) as original:
+        return packed_logits(original, packed)
+
+
+class _StopTraining(Exception):
+    """Raised inside a step whose weights must not be kept."""
+
+
+class UnlearnTrainer(Trainer):
+    """A Trainer whose loss is a method's weighted sum over one packed row per step."""
+
+    method: Method
+    settings: MethodSettings
+    frozen: Any = None
+    on_step: OnStep | None = None
+    stopped: str | None = None
+    _good: dict[str, torch.Tensor] | None = None
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        """Keep the drawn order: the steps are shuffled already."""
+        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> torch.Tensor:
+        """Compute one step's loss, log its terms, and stop when a limit is passed."""
+        began = time.perf_counter()
+        bare = self.accelerator.unwrap_model(model)
+        loss, report = step_terms(bare, inputs["step"], self.method, self.settings, self.frozen)
+        self._check(report)
+        self._keep(bare)
+        report["forward_seconds"] = time.perf_counter() - began
+        report["step"] = self.state.global_step
+        self.state.log_history.append(report)
+        if self.on_step:
+            self.on_step(report)
+        return loss
+
+    def _check(self, report: dict[str, float]) -> None:
+        step, cap = self.state.global_step, self.settings.forget_loss_cap
+        if not math.isfinite(report["total"]):
+            self.stopped = f"the loss was {report['total']} at step {step}"
+        elif report.get("forget_nll", 0.0) > cap:
+            self.stopped = f"the forget loss passed the cap {cap:g} at step {step}"
+        if self.stopped:
+            raise _StopTraining
+
+    def _keep(self, model: Any) -> None:
+        """Remember the weights of the last step whose loss was within bounds."""
+        trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        size = sum(p.numel() for p in trainable.values())
+        every = 1 if size < SNAPSHOT_EVERY_STEP_BELOW else self.settings.checkpoint_every
+        if self._good is None or self.state.global_step % every == 0:
+            self._good = {n: p.detach().to("cpu", copy=True) for n, p in trainable.items()}
+
+    def restore_last_good(self) -> None:
+        """Put the remembered weights back.
+
+        Raises:
+            CompanionError: the very first loss was out of bounds.
+        """
+        if self._good is None:
+            raise CompanionError(
+                f"Method '{self.settings.name}' diverged before its first step: {self.stopped}; "
+                "lower its learning_rate, or raise forget_loss_cap in the profile."
+            )
+        with torch.no_grad():
+            for name, parameter in self.accelerator.unwrap_model(self.model).named_parameters():
+                if name in self._good:
+                    parameter.copy_(self._good[name])
+
+
+class _Clock(TrainerCallback):
+    """Wall time of each optimisation step, put into that step's log row."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.began = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        state.log_history[-1]["seconds"] = time.perf_counter() - self.began
+
+
+def unlearn(
+    language_model: models.LanguageModel,
+    method: Method,
+    settings: MethodSettings,
+    pools: Pools,
+    seed: int,
+    folder: Path,
+    on_step: OnStep | None = None,
+) -> Outcome:
+    """Train a model to forget, by the method's weighted sum of losses.
+
+    θ ← θ - ∇(ε1·L_fgt + ε2·L_rdn + ε3·L_nor), Arora et al. 2024, with AdamW.
+
+    Args:
+        language_model: loaded and made trainable; changed in place.
+        pools: tokenised rows.
+        seed: decides the rows of every step and the dropout.
+        folder: where checkpoints lie while the run is under way; an interrupted run that is
+            called again with the same folder goes on from the last whole checkpoint.
+        on_step: called with each step's report, for a live curve.
+
+    Raises:
+        CompanionError: a needed set is empty, or the first loss is already out of bounds.
+    """
+    steps = draw_steps(pools, method, settings, seed)
+    trainer = UnlearnTrainer(
+        model=language_model.model,
+        args=_arguments(language_model, settings, seed, folder),
+        train_dataset=[{"step": step} for step in steps],
+        data_collator=lambda items: items[0],
+        callbacks=[_Clock()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.method, trainer.settings, trainer.on_step = method, settings, on_step
+    if method.retain in NEEDS_REFERENCE or method.forget in NEEDS_REFERENCE:
+        trainer.frozen = models.freeze_copy(language_model.model)
+    try:
+        trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
+    except _StopTraining:
+        trainer.restore_last_good()
+        trainer.stopped = f"stopped: {trainer.stopped}; the last good state was kept"
+        print(f"{settings.label}: {trainer.stopped}")
+    shutil.rmtree(folder, ignore_errors=True)
+    return _outcome(trainer, trainer.stopped, language_model)
+
+
+def _outcome(
+    trainer: Trainer, stopped: str | None, language_model: models.LanguageModel
+) -> Outcome:
+    language_model.model.eval()
+    history = [row for row in trainer.state.log_history if "total" in row]
+    return Outcome(
+        history,
+        stopped,
+        seconds=sum(row.get("seconds", 0.0) for row in history),
+        tokens=int(sum(row.get("tokens", 0) for row in history)),
+        hardware=language_model.hardware,
+    )
+
+
+def _arguments(
+    language_model: models.LanguageModel, settings: MethodSettings, seed: int, folder: Path
+) -> TrainingArguments:
+    got = language_model.hardware
+    all_weights = not hasattr(language_model.model, "peft_config")
+    checkpointing = bool(getattr(language_model.model, "is_activation_checkpointing", False))
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=settings.steps,
+        per_device_train_batch_size=1,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        seed=seed,
+        data_seed=seed,
+        bf16=all_weights and got["precision_asked"] == "bfloat16" and got["device"] == "cuda",
+        use_cpu=got["device"] == "cpu",
+        activation_checkpointing=checkpointing,
+        save_strategy="steps" if settings.checkpoint_every < settings.steps else "no",
+        save_steps=settings.checkpoint_every,
+        save_total_limit=2,
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
+
+
+def last_whole_checkpoint(folder: Path) -> str | None:
+    """Return the newest checkpoint that was written to its end, or None to start afresh.
+
+    Trainer writes `trainer_state.json` last; a checkpoint without a readable one is deleted.
+    """
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    for checkpoint in reversed(checkpoints):
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text())
+            return str(checkpoint)
+        except (OSError, json.JSONDecodeError):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    return None
+
+
+def implant(
+    language_model: models.LanguageModel,
+    examples: Sequence[Example],
+    settings: ImplantSettings,
+    seed: int,
+    folder: Path,
+) -> Outcome:
+    """Teach a model its examples by cross-entropy on the answers, all trainable weights.
+
+    Args:
+        examples: one answer each; padded to the longest of a batch, padding is never scored.
+
+    Raises:
+        CompanionError: nothing to learn, or the loss is no number.
+    """
+    if not examples:
+        raise CompanionError("There is nothing to implant: the set is empty.")
+    trainer = Trainer(
+        model=language_model.model,
+        args=TrainingArguments(
+            output_dir=str(folder),
+            num_train_epochs=settings.epochs,
+            per_device_train_batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            seed=seed,
+            data_seed=seed,
+            use_cpu=language_model.hardware["device"] == "cpu",
+            save_strategy="no",
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+        ),
+        train_dataset=list(examples),
+        data_collator=lambda rows: _padded(rows, language_model.tokenizer.pad_token_id),
+    )
+    trainer.remove_callback(PrinterCallback)
+    result = trainer.train()
+    shutil.rmtree(folder, ignore_errors=True)
+    history = [{**row, "total": row["loss"]} for row in trainer.state.log_history if "loss" in row]
+    if not all(math.isfinite(row["total"]) for row in history):
+        raise CompanionError("Implanting diverged; lower 'implant.learning_rate' in the profile.")
+    language_model.model.eval()
+    seconds = result.metrics["train_runtime"]
+    tokens = settings.epochs * sum(example.length for example in examples)
+    return Outcome(history, None, seconds, tokens, language_model.hardware)
+
+
+def _padded(rows: Sequence[Example], pad: int) -> dict[str, torch.Tensor]:
+    width = max(row.length for row in rows)
+    tokens, labels, mask = [], [], []
+    for row in rows:
+        answer = row.answers[0]
+        gap = width - row.length
+        tokens.append([*row.prompt, *answer] + [pad] * gap)
+        labels.append([-100] * len(row.prompt) + list(answer) + [-100] * gap)
+        mask.append([1] * row.length + [0] * gap)
+    return {
+        "input_ids": torch.tensor(tokens),
+        "labels": torch.tensor(labels),
+        "attention_mask": torch.tensor(mask),
+    }
