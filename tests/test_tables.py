@@ -186,7 +186,9 @@ def test_messages_name_the_command() -> None:
     with pytest.raises(CompanionError, match=f"No retain_perplexity of.*{command}"):
         kept = frame[frame["metric"] != "retain_perplexity"]
         tables.table_one(kept, [], profile_name="smoke")
-    with pytest.raises(CompanionError, match=f"before unlearning.*{command}"):
+    with pytest.raises(
+        CompanionError, match=f"No harmful_rate, retain_perplexity before unlearning.*{command}"
+    ):
         tables.table_one(frame[frame["stage"] != "base"], [], profile_name="smoke")
 
 
@@ -206,6 +208,9 @@ def test_shares_in_per_cent_are_refused() -> None:
 def test_claims_with_a_missing_key_or_file_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "claims.yaml"
     with pytest.raises(CompanionError, match="There is no claims.yaml"):
+        tables.read_claims(path)
+    path.write_text("- id: [x\n")
+    with pytest.raises(CompanionError, match="is no YAML"):
         tables.read_claims(path)
     path.write_text("- id: x\n  paper: p\n")
     with pytest.raises(CompanionError, match="claim x lacks place"):

@@ -106,18 +106,12 @@ def harmful_rate_figure(
     if not shown:
         raise CompanionError(f"No unlearned model to draw: {tables.remedy(profile_name)}.")
     with mpl.rc_context(STYLE):
-        heights = [1.05 + 0.26 * len(present) for present in shown.values()]
+        heights = [1.05 + 0.3 * len(present) for present in shown.values()]
         spacing = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.05, wspace=0.03)
         figure = Picture(figsize=(WIDTH_INCHES, sum(heights) + 0.6), layout=spacing)
+        shape = {"width_ratios": [panel.width for panel in PANELS], "height_ratios": heights}
         grid = figure.subplots(
-            len(shown),
-            len(PANELS),
-            squeeze=False,
-            sharey="row",
-            gridspec_kw={
-                "width_ratios": [panel.width for panel in PANELS],
-                "height_ratios": heights,
-            },
+            len(shown), len(PANELS), squeeze=False, sharey="row", gridspec_kw=shape
         )
         for line, (model, present) in zip(grid, shown.items(), strict=True):
             _model_row(line, rows, model, {name: methods[name] for name in present})
@@ -199,7 +193,7 @@ def _point(axes: Axes, found: Pooled, height: float, marker: str, colour: str) -
         low, high = max(found.low, left), min(found.high, right)
         axes.plot([low, high], [height, height], color=colour, lw=1.3, zorder=2)
     size = 6.5 if marker == "X" else 5
-    axes.plot(found.value, height, marker, color=colour, ms=size, mec="white", mew=0.5, zorder=3)
+    axes.plot(found.value, height, marker, color=colour, ms=size, mew=0, zorder=3)
 
 
 def _controls(axes: Axes, rows: pd.DataFrame, model: str, heights: Mapping[str, float]) -> None:
@@ -208,6 +202,7 @@ def _controls(axes: Axes, rows: pd.DataFrame, model: str, heights: Mapping[str, 
         if found:
             value, low, high = 100 * found.value, 100 * found.low, 100 * found.high
             lower = height - 0.3
+            axes.set_xlim(right=max(axes.get_xlim()[1], min(100, max(value, high) + 4)))
             axes.plot([low, high], [lower, lower], color=CONTROL, lw=0.6, zorder=2)
             axes.plot(value, lower, "D", mfc="white", mec=CONTROL, ms=3.6, mew=0.8, zorder=2.5)
 
@@ -247,15 +242,8 @@ def _legend(figure: Figure) -> None:
         dot("D", CONTROL, "before, cut to the length after", mfc="white", mew=0.8),
         Line2D([], [], color="#555555", lw=0.8, ls=(0, (4, 2)), label=limits.replace("%", " %")),
     ]
-    figure.legend(
-        handles=handles,
-        loc="outside upper center",
-        ncols=3,
-        frameon=False,
-        handletextpad=0.4,
-        columnspacing=1.3,
-        handlelength=1.5,
-    )
+    place = {"loc": "outside upper center", "ncols": 3, "frameon": False}
+    figure.legend(handles=handles, handletextpad=0.4, handlelength=1.5, **place)
 
 
 def footer(rows: pd.DataFrame, profile_name: str, provenance: Mapping[str, Any] | None) -> str:

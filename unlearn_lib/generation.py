@@ -37,7 +37,7 @@ def answers(
             )
     order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
     texts = [""] * len(prompts)
-    for start in tqdm(range(0, len(order), batch_size), desc=label, leave=False):
+    for start in tqdm(range(0, len(order), batch_size), desc=label, leave=False, disable=None):
         places = order[start : start + batch_size]
         rows = _generate(language_model, [prompts[place] for place in places], new_tokens)
         for place, row in zip(places, rows, strict=True):

@@ -32,6 +32,7 @@ from unlearn_lib.errors import CompanionError
 from unlearn_lib.profiles import LoraSettings, ModelSettings
 
 logging.disable_progress_bar()
+logging.set_verbosity_error()
 
 
 @dataclass

@@ -45,7 +45,9 @@ def execute(name: str, parameters: dict[str, Any], output: Path) -> Path:
         )
     except PapermillExecutionError as error:
         place = f"cell {error.exec_count} of notebook '{name}'"
-        reason = error.evalue if error.ename == "CompanionError" else f"{error.ename}: {error.evalue}"
+        reason = (
+            error.evalue if error.ename == "CompanionError" else f"{error.ename}: {error.evalue}"
+        )
         raise CompanionError(f"{reason} (in {place}; kept as {partial.name})") from error
     partial.rename(output)
     return output

@@ -85,8 +85,9 @@ def status(profile: Profile) -> str:
     for path in runs:
         record = json.loads(path.read_text())
         origin = json.loads((path.parent / "provenance.json").read_text())
-        lines.append(f"  run {record['key'][:10]}  {record['stage']:<10} "
-                     f"{origin['wall_seconds']:8.1f} s")
+        lines.append(
+            f"  run {record['key'][:10]}  {record['stage']:<10} {origin['wall_seconds']:8.1f} s"
+        )
     partial = [path for path in profile.results.glob("partial/*") if path.is_dir()]
     lines.append(f"  {len(runs)} runs stored, {len(partial)} begun and not finished")
     return "\n".join(lines)

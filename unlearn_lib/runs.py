@@ -140,9 +140,7 @@ class RunStore:
         return Run(spec.key, final, False)
 
     @staticmethod
-    def _write(
-        folder: Path, spec: Spec, result: dict[str, Any], seconds: float, peak: int
-    ) -> None:
+    def _write(folder: Path, spec: Spec, result: dict[str, Any], seconds: float, peak: int) -> None:
         identity = {"key": spec.key, "stage": spec.stage, "settings": spec.settings}
         record = {**identity, "parents": spec.parents, "version": spec.version, "result": result}
         origin = provenance()

@@ -28,7 +28,7 @@ def answer_losses(
     starts = np.cumsum([0, *(len(example.answers) for example in examples)])
     nll = np.zeros(starts[-1])
     counts = np.zeros(starts[-1], dtype=np.int64)
-    for places in tqdm(by_length(examples, most_tokens), desc="scoring", leave=False):
+    for places in tqdm(by_length(examples, most_tokens), desc="scoring", leave=False, disable=None):
         packed = pack([examples[place] for place in places])
         logits = packed_logits(language_model.model, packed)
         labels, rows = packed.labels.to(logits.device), packed.rows.to(logits.device)

@@ -13,7 +13,7 @@ covers the spread over prompts and over seeds, and is wider than a 95 % interval
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -45,12 +45,8 @@ LATEX_SYMBOLS = {
     "β": r"$\beta$",
     "γ": r"$\gamma$",
     "ε": r"$\varepsilon$",
-    "λ": r"$\lambda$",
     "×": r"$\times$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
     "−": "$-$",
-    "–": "--",
 }
 PAPER_NOTE = "as reported; other data and judge"
 OTHER_MODEL_NOTE = "as reported; other model, data and judge"
@@ -81,8 +77,8 @@ class Pooled:
 
     def scaled(self, factor: float) -> "Pooled":
         """Return the same estimate in another unit, `factor` times as large."""
-        ends = {"low": self.low * factor, "high": self.high * factor}
-        return replace(self, value=self.value * factor, **ends)
+        value, low, high = (factor * end for end in (self.value, self.low, self.high))
+        return replace(self, value=value, low=low, high=high)
 
 
 @dataclass(frozen=True)
@@ -106,6 +102,7 @@ TABLE_ONE = (
     Column("Answer length (tokens)", "answer_tokens"),
     Column("Refusals, normal prompts (%)", "refusal_share_normal", 100),
 )
+ONE_BY_DEFINITION = ("Similarity to original (cosine)", "ROUGE-L to original", "Perplexity ratio")
 PAPER_SIMILARITY = "Similarity to original (paper's measure)"
 
 
@@ -114,13 +111,11 @@ def remedy(profile_name: str) -> str:
     return f"run `make reproduce PROFILE={profile_name or 'laptop'}`"
 
 
-def harmful_rows(
-    frame: pd.DataFrame, metrics: Iterable[str] = HARMFUL_METRICS, profile_name: str = ""
-) -> pd.DataFrame:
+def harmful_rows(frame: pd.DataFrame, profile_name: str = "") -> pd.DataFrame:
     """Return the rows of the harmful experiment, or say what is missing and what makes it.
 
-    `metrics` have to be there for at least one method. Raises `CompanionError` for missing
-    columns, no rows of the experiment, no rows of a metric, and shares outside 0 to 1.
+    Raises `CompanionError` for missing columns, for a metric of `HARMFUL_METRICS` without rows or
+    (harmful rate, perplexity) without the original model's, and for shares outside 0 to 1.
     """
     place = f"the tidy table of profile {profile_name}" if profile_name else "the tidy table"
     absent = [column for column in COLUMNS if column not in frame.columns]
@@ -128,15 +123,16 @@ def harmful_rows(
         text = f"{place} lacks the columns {', '.join(absent)}; {remedy(profile_name)}."
         raise CompanionError(text[0].upper() + text[1:])
     rows = frame[frame["experiment"] == "harmful"]
-    measured = {metric: rows[rows["metric"] == metric] for metric in metrics}
-    absent = [metric for metric, found in measured.items() if found.empty]
+    absent = [metric for metric in HARMFUL_METRICS if metric not in set(rows["metric"])]
     if absent:
         raise CompanionError(
             f"No {', '.join(absent)} of the harmful experiment in {place}: {remedy(profile_name)}."
         )
-    if not (rows["metric"].eq("harmful_rate") & rows["stage"].eq("base")).any():
+    before = set(rows.loc[rows["stage"].eq("base"), "metric"])
+    absent = [metric for metric in ("harmful_rate", "retain_perplexity") if metric not in before]
+    if absent:
         raise CompanionError(
-            f"No harmful_rate at stage base (before unlearning) in {place}: {remedy(profile_name)}."
+            f"No {', '.join(absent)} before unlearning in {place}: {remedy(profile_name)}."
         )
     shares = rows[rows["metric"].isin(["harmful_rate", "degenerate_share"])]
     if not shares["value"].between(0, 1).all():
@@ -201,11 +197,12 @@ def read_claims(path: Path) -> list[dict[str, Any]]:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CompanionError(f"There is no {path.name} at {path}; restore it from git.") from None
+    except yaml.YAMLError as error:
+        raise CompanionError(f"{path.name} is no YAML; restore it from git ({error}).") from None
     for entry in entries:
         absent = [key for key in CLAIM_KEYS if key not in entry]
         if absent:
-            name = entry.get("id", "without id")
-            raise CompanionError(f"{path.name}: claim {name} lacks {', '.join(absent)}.")
+            raise CompanionError(f"{path.name}: claim {entry.get('id')} lacks {', '.join(absent)}.")
     return entries
 
 
@@ -247,9 +244,7 @@ def _our_line(rows: pd.DataFrame, model: str, method: str, label: str) -> dict[s
         found = estimate(rows, column.metric, model, method)
         line[column.heading] = show(found and found.scaled(column.factor), column.decimals)
     if method == BASE:
-        line["Similarity to original (cosine)"] = "1"
-        line["ROUGE-L to original"] = "1"
-        line["Perplexity ratio"] = "1"
+        line |= dict.fromkeys(ONE_BY_DEFINITION, "1")
     return line | {"n": "" if rate.n is None else str(rate.n), "Seeds": str(rate.seeds)}
 
 
@@ -276,12 +271,11 @@ def _paper_lines(claims: Sequence[Mapping[str, Any]], ours: set[str]) -> list[di
 def _classifier_footnotes(rows: pd.DataFrame) -> list[str]:
     names = {"classifier_auc": "AUC", "classifier_accuracy": "accuracy"}
     found = rows[rows["metric"].isin(names) & rows["value"].notna()]
-    parts = []
+    parts: list[str] = []
     for metric, each in found.groupby("metric", sort=True):
         pooled = Pooled(each["value"].mean(), each["low"].min(), each["high"].max(), None, 1)
-        parts.append(f"{names[str(metric)]} {show(pooled, 2)}")
-    judge = "Judge of harm, on its own held-out data: "
-    return [judge + ", ".join(reversed(parts)) + "."] if parts else []
+        parts.insert(0, f"{names[str(metric)]} {show(pooled, 2)}")
+    return [f"Judge of harm, on its own held-out data: {', '.join(parts)}."] if parts else []
 
 
 def write_atomically(path: Path, content: bytes) -> Path:
@@ -299,9 +293,8 @@ def write_atomically(path: Path, content: bytes) -> Path:
 def write_provenance(path: Path, provenance: Mapping[str, Any], source: pd.DataFrame) -> Path:
     """Write the JSON beside a figure or table; `source_sha256` is of the rows it shows."""
     digest = sha256(source.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
-    text = json.dumps(
-        {**provenance, "source_sha256": digest}, indent=2, sort_keys=True, default=str
-    )
+    details = {**provenance, "source_sha256": digest}
+    text = json.dumps(details, indent=2, sort_keys=True, default=str)
     return write_atomically(path, f"{text}\n".encode())
 
 

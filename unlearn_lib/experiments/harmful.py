@@ -148,7 +148,9 @@ class HarmfulExperiment:
         return self.store.get(spec, compute)
 
     def _generating(self) -> dict[str, Any]:
-        return self.settings.evaluation.model_dump(mode="json", include={"new_tokens", "batch_size"})
+        return self.settings.evaluation.model_dump(
+            mode="json", include={"new_tokens", "batch_size"}
+        )
 
     def _holding(self) -> dict[str, Any]:
         names = {"id", "precision", "quantization"}
@@ -207,7 +209,9 @@ class HarmfulExperiment:
         given = [row["answers"] for row in rows.retain]
         if own is not None:
             texts = json.loads((own.folder / "answers.json").read_text())
-            given = [[text] if text else answers for text, answers in zip(texts, given, strict=True)]
+            given = [
+                [text] if text else answers for text, answers in zip(texts, given, strict=True)
+            ]
         retain = [
             encode.example(question, *answers)
             for question, answers in zip(rows.retain["question"], given, strict=True)
@@ -309,9 +313,7 @@ class HarmfulExperiment:
             use_cpu=models.choose_device(self.profile.device).type == "cpu",
             progress=True,
         )
-        return classifiers.SequenceClassifier.fit(
-            base.folder, texts, targets, settings, JUDGE_SEED
-        )
+        return classifiers.SequenceClassifier.fit(base.folder, texts, targets, settings, JUDGE_SEED)
 
     def measured(self, name: str = ORIGINAL) -> Run:
         """Judge and measure the answers of the original or an unlearned model."""
@@ -327,7 +329,9 @@ class HarmfulExperiment:
 
     def _measure(self, folder: Path, answered: Run, before: Run, judge: Run) -> dict[str, Any]:
         harmful_judge = classifiers.load(judge.folder / "classifier", self.sentence_encoder)
-        now, then = (json.loads((r.folder / "answers.json").read_text()) for r in (answered, before))
+        now, then = (
+            json.loads((r.folder / "answers.json").read_text()) for r in (answered, before)
+        )
         found, flags = measure(
             now,
             then,
