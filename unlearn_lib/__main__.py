@@ -2,11 +2,12 @@
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 
 from unlearn_lib.errors import CompanionError
-from unlearn_lib.profiles import Profile, load_profile
+from unlearn_lib.profiles import NAME, Profile, load_profile
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,6 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("-p", "--parameter", nargs=2, action="append", default=[])
     chosen = parser.parse_args(arguments)
     try:
+        if not re.match(NAME, chosen.profile):
+            raise CompanionError(
+                f"'{chosen.profile}' is no profile's name; put the file into notebooks/profiles "
+                "and give its name without '.yaml'."
+            )
         profile = load_profile(chosen.profile)
         if profile.offline:
             os.environ.setdefault("HF_HUB_OFFLINE", "1")

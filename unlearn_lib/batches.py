@@ -3,7 +3,8 @@
 `pack` lays several prompts, each with any number of answers, end to end in one row. A block
 attention mask lets every answer see its own prompt and itself only, and positions restart at
 each answer, so the logits equal those of separate rows. Nothing is padded, a prompt with K
-answers is read once, and logits are asked for only where a scored token is predicted.
+answers is read once, what all prompts begin with is read once, and logits are asked for only
+where a scored token is predicted.
 
 The released code of Arora et al. finds the start of the answer as the number of fields of the
 tokenizer's output (two), and averages over padding; here prompt and answer are tokenised apart
@@ -119,6 +120,7 @@ class Packed:
     Attributes:
         input_ids, position_ids: int64 [1, L].
         attention_mask: bool [1, 1, L, L]; True where a token may look.
+        lengths: tokens of the beginning that all prompts share, then of each example without it.
         predictors: int64 [N], the places in the row whose logits predict a scored token.
         labels: int64 [N], the scored tokens.
         rows: int64 [N], which answer (0..R-1, in the order given) each scored token belongs to.
@@ -127,6 +129,7 @@ class Packed:
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     attention_mask: torch.Tensor
+    lengths: list[int]
     predictors: torch.Tensor
     labels: torch.Tensor
     rows: torch.Tensor
@@ -140,54 +143,72 @@ class Packed:
 def pack(examples: Sequence[Example]) -> Packed:
     """Lay examples end to end in one row with a block attention mask.
 
+    The beginning that all prompts share (a chat template's system turn) stands once, in front.
+
     Raises:
-        ValueError: nothing to pack, or `score_prompt` on an example with several answers.
+        ValueError: nothing to pack, an empty prompt or answer, or `score_prompt` on an example
+            with several answers.
     """
-    if not examples or not all(example.answers for example in examples):
-        raise ValueError("pack() needs examples that each have an answer.")
-    if any(example.score_prompt and len(example.answers) > 1 for example in examples):
-        raise ValueError("An example with score_prompt takes one answer.")
-    tokens: list[int] = []
-    positions: list[int] = []
-    groups: list[int] = []
-    branches: list[int] = []
+    _check(examples)
+    shared = _shared_start(examples)
+    tokens, positions = list(examples[0].prompt[:shared]), list(range(shared))
+    branches, lengths = [0] * shared, [shared]
     scored: list[tuple[int, int, int]] = []
     row = 0
-    for group, example in enumerate(examples):
+    for example in examples:
         start, width = len(tokens), len(example.prompt)
-        tokens += example.prompt
-        positions += range(width)
-        branches += [0] * width
+        prompt_places = [*range(shared), *range(start, start + width - shared)]
+        tokens += example.prompt[shared:]
+        positions += range(shared, width)
+        branches += [0] * (width - shared)
         if example.score_prompt:
-            scored += [(start + i - 1, example.prompt[i], row) for i in range(1, width)]
+            scored += [(p, t, row) for p, t in zip(prompt_places, example.prompt[1:])]
         for branch, answer in enumerate(example.answers, start=1):
-            places = [start + width - 1, *range(len(tokens), len(tokens) + len(answer) - 1)]
-            scored += [(p, token, row) for p, token in zip(places, answer, strict=True)]
+            places = [prompt_places[-1], *range(len(tokens), len(tokens) + len(answer) - 1)]
+            scored += [(p, t, row) for p, t in zip(places, answer, strict=True)]
             tokens += answer
             positions += range(width, width + len(answer))
             branches += [branch] * len(answer)
             row += 1
-        groups += [group] * (len(tokens) - start)
-    predictors, labels, rows = torch.tensor(scored).T
-    return Packed(
-        torch.tensor([tokens]),
-        torch.tensor([positions]),
-        _block_mask(torch.tensor(groups), torch.tensor(branches)),
-        predictors.contiguous(),
-        labels.contiguous(),
-        rows.contiguous(),
+        lengths.append(len(tokens) - start)
+    mask = _block_mask(torch.tensor(lengths), torch.tensor(branches))
+    predictors, labels, rows = torch.tensor(scored).T.contiguous()
+    ids, restarted = torch.tensor([tokens]), torch.tensor([positions])
+    return Packed(ids, restarted, mask, lengths, predictors, labels, rows)
+
+
+def _check(examples: Sequence[Example]) -> None:
+    if not examples or not all(e.prompt and e.answers and all(e.answers) for e in examples):
+        raise ValueError("pack() needs examples that each have a prompt and an answer.")
+    if any(example.score_prompt and len(example.answers) > 1 for example in examples):
+        raise ValueError("An example with score_prompt takes one answer.")
+
+
+def _shared_start(examples: Sequence[Example]) -> int:
+    """Count the leading tokens that the prompts of two or more examples have in common."""
+    if len(examples) == 1:
+        return 0
+    columns = zip(*(example.prompt for example in examples))
+    return next(
+        (place for place, column in enumerate(columns) if len(set(column)) > 1),
+        min(len(example.prompt) for example in examples),
     )
 
 
-def _block_mask(groups: torch.Tensor, branches: torch.Tensor) -> torch.Tensor:
-    same_group = groups[:, None] == groups[None, :]
+def _block_mask(lengths: torch.Tensor, branches: torch.Tensor) -> torch.Tensor:
+    groups = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    same_group = (groups[None, :] == 0) | (groups[:, None] == groups[None, :])
     visible = (branches[None, :] == 0) | (branches[:, None] == branches[None, :])
     earlier = torch.ones(len(groups), len(groups), dtype=torch.bool).tril()
     return (same_group & visible & earlier)[None, None]
 
 
 def packed_logits(model: Any, packed: Packed) -> torch.Tensor:
-    """Run one packed row; return logits [N, vocabulary] at the scored places only."""
+    """Run one packed row; return logits [N, vocabulary] at the scored places only.
+
+    A model from `models.load` attends within each example only; another one computes the whole
+    row's attention and masks it, which gives the same logits.
+    """
     device = model.device
     output = model(
         input_ids=packed.input_ids.to(device),
@@ -195,8 +216,9 @@ def packed_logits(model: Any, packed: Packed) -> torch.Tensor:
         attention_mask=packed.attention_mask.to(device),
         logits_to_keep=packed.predictors.to(device),
         use_cache=False,
+        packed_lengths=packed.lengths,
     )
-    return output.logits[0]
+    return output.logits.squeeze(0)
 
 
 def by_length(examples: Sequence[Example], most_tokens: int) -> list[list[int]]:

@@ -8,20 +8,63 @@ Every loss has the one signature `loss(logits, labels, rows, reference, beta)`:
     reference: float [N, V], the original model's logits at the same places, or None.
     beta: the temperature of preference losses; others ignore it.
 
-and returns a scalar in nats. Logits are brought to float32 first. A mean over answers is a mean
-of per-answer means, as in the papers: a long answer weighs no more than a short one.
+and returns a scalar in nats, computed in float32. A mean over answers is a mean of per-answer
+means, as in the papers: a long answer weighs no more than a short one.
 """
+
+from typing import Any
 
 import torch
 from torch.nn import functional
 
 Tensor = torch.Tensor
+ROWS_AT_ONCE = 32
+
+
+class _Divergence(torch.autograd.Function):
+    """KL(p ‖ softmax(logits)) of each row; p is one-hot (labels) or softmax of other logits.
+
+    With labels it is the cross-entropy. A vocabulary is wide, so the float32 copies are made of
+    a few rows at a time and none is kept: the gradient, softmax(logits) - p, is computed from
+    the logits as they came.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, target)
+        values = [logits.new_zeros(0, dtype=torch.float32)]
+        for part, goal in _few_rows(logits, target):
+            log_q = part.float().log_softmax(-1)
+            if goal.dim() == 1:
+                values.append(-log_q.gather(1, goal[:, None])[:, 0])
+            else:
+                log_p = goal.float().log_softmax(-1)
+                values.append((log_p.exp() * log_q.neg_().add_(log_p)).sum(-1))
+        return torch.cat(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        logits, target = ctx.saved_tensors
+        result = torch.empty_like(logits)
+        scales = gradients[0].split(ROWS_AT_ONCE)
+        places = zip(_few_rows(logits, target), result.split(ROWS_AT_ONCE), scales, strict=True)
+        for (part, goal), out, scale in places:
+            q = part.float().softmax(-1)
+            if goal.dim() == 1:
+                q[torch.arange(len(goal), device=q.device), goal] -= 1
+            else:
+                q -= goal.float().softmax(-1)
+            out.copy_(q.mul_(scale[:, None]))
+        return result, None
+
+
+def _few_rows(logits: Tensor, target: Tensor) -> Any:
+    return zip(logits.split(ROWS_AT_ONCE), target.split(ROWS_AT_ONCE), strict=True)
 
 
 def answer_nll(logits: Tensor, labels: Tensor, rows: Tensor, reduce: str = "mean") -> Tensor:
     """Negative log-likelihood per answer, float32 [R]: mean or sum over the answer's tokens."""
-    nll = functional.cross_entropy(logits.float(), labels, reduction="none")
-    return per_row(nll, rows, reduce)
+    return per_row(_Divergence.apply(logits, labels), rows, reduce)
 
 
 def per_row(values: Tensor, rows: Tensor, reduce: str = "mean") -> Tensor:
@@ -79,10 +122,4 @@ def forward_kl(
     the divergence itself and is zero when nothing has changed.
     """
     assert reference is not None, "forward_kl needs the original model's logits"
-    divergence = functional.kl_div(
-        functional.log_softmax(logits.float(), dim=-1),
-        functional.log_softmax(reference.float(), dim=-1),
-        log_target=True,
-        reduction="none",
-    )
-    return per_row(divergence.sum(-1), rows).mean()
+    return per_row(_Divergence.apply(logits, reference), rows).mean()

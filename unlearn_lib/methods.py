@@ -22,19 +22,21 @@ class Method:
     Attributes:
         forget: loss on the answers to be forgotten, or None.
         mismatch: where the K substitute answers to a forget question are drawn from: `retain`
-            (random answers to other questions, as published) or `harmless` (harmless answers to
-            harmful questions of the training split); None for no mismatch term.
+            (random answers to other questions, as published) or `refusal` (short refusals among
+            the harmless answers of the training split); None for no mismatch term.
         retain: loss on retain rows, or None.
         retain_answers: `given` in the data, or the original model's `own` greedy answers, which
-            keep its style out of what is learned.
+            keep the style of the data out of what is learned.
+        retain_prompts: score the prompt's tokens of retain rows too (all real tokens).
         source: paper and place, or what it is for.
     """
 
     forget: Loss | None
-    mismatch: Literal["retain", "harmless"] | None
+    mismatch: Literal["retain", "refusal"] | None
     retain: Loss | None
     source: str
     retain_answers: Literal["given", "own"] = "given"
+    retain_prompts: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -43,13 +45,18 @@ METHODS: dict[str, Method] = {
         losses.gradient_ascent, None, losses.gradient_descent, "GA + CE on retain rows (GradDiff)"
     ),
     "ga_kl": Method(
-        losses.gradient_ascent, None, losses.forward_kl, "GA + KL to the original on retain rows"
+        losses.gradient_ascent,
+        None,
+        losses.forward_kl,
+        "GA + KL to the original on retain rows",
+        retain_prompts=True,
     ),
     "ga_mismatch_kl": Method(
         losses.gradient_ascent,
         "retain",
         losses.forward_kl,
         "Arora et al. 2024, update rule of section 3 (from Yao et al. 2023)",
+        retain_prompts=True,
     ),
     "retain_only": Method(
         None,
@@ -57,11 +64,18 @@ METHODS: dict[str, Method] = {
         losses.gradient_descent,
         "no forgetting at all: shows how much a change of style alone lowers the harmful rate",
     ),
-    "npo_harmless_kl": Method(
+    "npo_refusal_kl": Method(
         losses.npo,
-        "harmless",
+        "refusal",
         losses.forward_kl,
-        "ours: NPO, harmless substitutes, KL on the original model's own answers",
+        "ours: NPO, refusals for substitutes, KL on the original model's own answers",
+        retain_answers="own",
+    ),
+    "refusal_kl": Method(
+        None,
+        "refusal",
+        losses.forward_kl,
+        "ours: refusals for substitutes, KL on the original model's own answers; no forget loss",
         retain_answers="own",
     ),
 }

@@ -11,12 +11,16 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import tokenizers
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from safetensors import SafetensorError
 from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -25,14 +29,59 @@ from transformers import (
     PreTrainedTokenizerFast,
     set_seed,
 )
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging
 
-from unlearn_lib.assets import Asset, cache_folder, check_safetensors
+from unlearn_lib.assets import Asset, cache_folder, check_safetensors, require_space
 from unlearn_lib.errors import CompanionError
 from unlearn_lib.profiles import LoraSettings, ModelSettings
 
+UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, UnpicklingError, SafetensorError)
+
 logging.disable_progress_bar()
 logging.set_verbosity_error()
+
+
+PACKED = "packed"
+
+
+def packed_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    packed_lengths: Sequence[int] | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention (SDPA) that never multiplies tokens of one packed example with another's.
+
+    Args:
+        packed_lengths: `Packed.lengths` of a packed row; None for ordinary batches.
+    """
+    if packed_lengths is None or attention_mask is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    shared = packed_lengths[0]
+    keys, values = (tensor.split(packed_lengths, dim=2) for tensor in (key, value))
+    outputs, start = [], 0
+    for place, part in enumerate(query.split(packed_lengths, dim=2)):
+        rows = attention_mask[:, :, start : start + part.shape[2]]
+        mask = rows[..., start : start + part.shape[2]]
+        seen_key, seen_value = keys[place], values[place]
+        if place > 0 and shared > 0:
+            mask = torch.cat((rows[..., :shared], mask), -1)
+            seen_key = torch.cat((keys[0], seen_key), 2)
+            seen_value = torch.cat((values[0], seen_value), 2)
+        if part.shape[2] > 0:
+            found = sdpa_attention_forward(module, part, seen_key, seen_value, mask, **options)
+            outputs.append(found[0])
+        start += part.shape[2]
+    return torch.cat(outputs, dim=1), None
+
+
+AttentionInterface.register(PACKED, packed_attention)
+AttentionMaskInterface.register(PACKED, sdpa_mask)
 
 
 @dataclass
@@ -99,12 +148,13 @@ def load(asset: Asset, settings: ModelSettings, device: str = "auto") -> Languag
     options: dict[str, Any] = {"dtype": torch.float32 if settings.lora is None else dtype}
     if settings.quantization != "none":
         options = _quantised(settings.quantization, place)
+    options["attn_implementation"] = PACKED
     try:
         tokenizer = AutoTokenizer.from_pretrained(asset.folder, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
-            asset.folder, trust_remote_code=False, use_safetensors=True, **options
+            asset.folder, trust_remote_code=False, weights_only=True, **options
         )
-    except (OSError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         reason = str(error).strip().splitlines()[0]
         raise CompanionError(f"The model '{asset.id}' from {asset.source}: {reason}") from error
     if settings.quantization == "none":
@@ -141,11 +191,12 @@ def make_trainable(language_model: LanguageModel, settings: ModelSettings, seed:
                 f"'{settings.id}' is quantised, so its weights cannot be trained; give it 'lora'."
             )
         model.requires_grad_(True)
+    elif settings.quantization != "none":
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    if settings.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    if settings.lora is None:
         return
-    if settings.quantization != "none":
-        model = prepare_model_for_kbit_training(
-            model, use_gradient_checkpointing=settings.gradient_checkpointing
-        )
     language_model.model = get_peft_model(model, _lora_config(settings.lora))
 
 
@@ -175,9 +226,11 @@ def reference(model: Any, frozen: Any = None) -> Iterator[Any]:
             return
         was_training = model.training
         model.eval()
-        with model.disable_adapter():
-            yield model
-        model.train(was_training)
+        try:
+            with model.disable_adapter():
+                yield model
+        finally:
+            model.train(was_training)
 
 
 def freeze_copy(model: Any) -> Any:
@@ -196,7 +249,7 @@ def tiny_opt(texts: Sequence[str], context: int = 512) -> Asset:
     digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
     folder = cache_folder() / f"tiny-opt-{digest[:12]}"
     if not (folder / "model.safetensors").is_file():
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        require_space(folder.parent, needed=2**24)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as partial:
             target = Path(partial) / "whole"
             tokenizer = _byte_level_tokenizer(texts)
@@ -241,7 +294,15 @@ def load_adapter(language_model: LanguageModel, folder: Path) -> None:
     """Put a saved adapter on a freshly loaded model, not trainable.
 
     Raises:
-        CompanionError: the adapter file is truncated or altered.
+        CompanionError: the adapter file is missing, truncated, altered or of another model.
     """
-    check_safetensors(folder / "adapter_model.safetensors")
-    language_model.model = PeftModel.from_pretrained(language_model.model, folder).eval()
+    try:
+        check_safetensors(folder / "adapter_model.safetensors")
+        adapted = PeftModel.from_pretrained(language_model.model, folder)
+    except UNREADABLE as error:
+        reason = str(error).strip().splitlines()[0].rstrip(":. ")
+        raise CompanionError(
+            f"The adapter in {folder} cannot be put on this model: {reason}; delete that folder "
+            "and run again."
+        ) from error
+    language_model.model = adapted.eval()

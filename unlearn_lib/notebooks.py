@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import papermill
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from unlearn_lib.errors import CompanionError, nearest
@@ -49,5 +50,10 @@ def execute(name: str, parameters: dict[str, Any], output: Path) -> Path:
             error.evalue if error.ename == "CompanionError" else f"{error.ename}: {error.evalue}"
         )
         raise CompanionError(f"{reason} (in {place}; kept as {partial.name})") from error
+    except DeadKernelError as error:
+        raise CompanionError(
+            f"The kernel of notebook '{name}' died, most often for lack of memory; free some or "
+            f"choose a smaller batch_size (kept as {partial.name})."
+        ) from error
     partial.rename(output)
     return output

@@ -10,12 +10,21 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from unlearn_lib.errors import CompanionError, nearest
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = ROOT / "notebooks" / "profiles"
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
 Precision = Literal["bfloat16", "float16", "float32"]
 
@@ -73,6 +82,9 @@ class MethodSettings(Settings):
     `name` is what tables and figures show; `uses` a key of `unlearn_lib.methods.METHODS`.
     The weights are the papers' epsilon 1, 2 and 3. Training stops, and the last good state is
     kept, when the cross-entropy of the forget answers passes `forget_loss_cap` (nats per token).
+    `retain_batch_size` null: as many retain rows as forget rows. Refusals longer than
+    `refusal_tokens` are no substitutes; the original model's own answers are cut after
+    `own_tokens`. `gradient_clip` 0: none, as in the released loop.
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
@@ -80,6 +92,7 @@ class MethodSettings(Settings):
     label: str
     steps: int = Field(ge=1)
     batch_size: int = Field(2, ge=1)
+    retain_batch_size: int | None = Field(None, ge=1)
     learning_rate: float = Field(gt=0)
     schedule: Literal["linear", "constant", "cosine"] = "linear"
     warmup_steps: int = Field(0, ge=0)
@@ -88,28 +101,40 @@ class MethodSettings(Settings):
     mismatch_weight: float = Field(1.0, ge=0)
     retain_weight: float = Field(1.0, ge=0)
     mismatch_answers: int = Field(5, ge=1)
+    refusal_tokens: int = Field(40, ge=4)
+    own_tokens: int = Field(60, ge=4)
+    gradient_clip: float = Field(0.0, ge=0)
     beta: float = Field(0.1, gt=0)
     forget_loss_cap: float = Field(100.0, gt=0)
     checkpoint_every: int = Field(50, ge=1)
 
 
 class ClassifierSettings(Settings):
-    """The judge of harm: embeddings with logistic regression, or a fine-tuned encoder."""
+    """The judge of harm: embeddings with logistic regression, or a fine-tuned encoder.
+
+    `data` is what it learns from: the graded answers of `data.forget`, or `jigsaw`, whose
+    `train.csv` is looked for in the mirror unless `file` says where it lies.
+    """
 
     kind: Literal["embedding", "sequence"] = "embedding"
     base: str
-    data: Literal["human_scored", "embedded", "jigsaw"]
+    data: Literal["human_scored", "pku_saferlhf", "embedded", "jigsaw"]
     threshold: float = Field(0.5, gt=0, lt=1)
     epochs: int = Field(5, ge=1)
     rows: int | None = Field(None, ge=1)
+    file: Path | None = None
 
 
 class EvaluationSettings(Settings):
-    """Greedy answers and their batch size; `encoder` is the sentence encoder of similarity."""
+    """Greedy answers and their batch size; `encoder` is the sentence encoder of similarity.
+
+    `bleurt` names a BLEURT model, measured too when its weights are to be had.
+    """
 
     new_tokens: int = Field(60, ge=1)
     batch_size: int = Field(32, ge=1)
     encoder: str
+    bleurt: str | None = None
 
 
 class ImplantSettings(Settings):
@@ -141,6 +166,18 @@ class HarmfulSettings(Settings):
                 raise ValueError(f"{kind} '{twice[0]}' is listed twice")
         return self
 
+    @model_validator(mode="after")
+    def _judge_has_its_data(self) -> "HarmfulSettings":
+        judge, forget = self.classifier, self.data.forget
+        if judge.data not in ("jigsaw", forget):
+            raise ValueError(
+                f"classifier.data is '{judge.data}', but the graded answers here are '{forget}'; "
+                f"give 'jigsaw', or the same as data.forget"
+            )
+        if judge.kind == "embedding" and judge.data == "jigsaw":
+            raise ValueError("classifier.kind 'embedding' cannot learn from jigsaw; use 'sequence'")
+        return self
+
     def model(self, model_id: str) -> ModelSettings:
         """Return the settings of one model of the profile, or say which there are."""
         for model in self.models:
@@ -165,11 +202,18 @@ class Profile(Settings):
     it is recorded with each run and is no part of a run's identity.
     """
 
-    name: str
+    name: str = Field(pattern=NAME)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     offline: bool = True
     seeds: tuple[int, ...] = Field(min_length=1)
     harmful: HarmfulSettings
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_free(cls, name: str) -> str:
+        if name == "reference":
+            raise ValueError("results/reference holds the committed results; take another name")
+        return name
 
     @property
     def results(self) -> Path:
@@ -227,9 +271,14 @@ def load_profile(name: str | Path) -> Profile:
     if not isinstance(content, dict):
         raise CompanionError(f"{path.name} is empty or no mapping; copy laptop.yaml to start.")
     try:
-        return Profile.model_validate(content)
+        profile = Profile.model_validate(content)
     except ValidationError as error:
         raise CompanionError(f"{path.name}: {_first_problem(error)}") from error
+    if profile.name != path.stem:
+        raise CompanionError(
+            f"{path.name}: 'name' is '{profile.name}'; it must be '{path.stem}', as the file's."
+        )
+    return profile
 
 
 def _first_problem(error: ValidationError) -> str:

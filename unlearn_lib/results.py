@@ -39,9 +39,9 @@ def collect(profile: Profile) -> Path:
         parts.append(tidy.read(path))
         runs |= set(json.loads(path.with_suffix(".json").read_text())["runs"])
     target = profile.results / "metrics.csv"
-    tidy.write(target, pd.concat(parts, ignore_index=True))
     origin = provenance() | {"profile": profile.name, "runs": sorted(runs)}
     write_text(target.with_suffix(".json"), json.dumps(origin, indent=1, sort_keys=True) + "\n")
+    tidy.write(target, pd.concat(parts, ignore_index=True))
     return target
 
 
@@ -57,8 +57,14 @@ def stored(profile: Profile) -> tuple[pd.DataFrame, dict[str, Any], str]:
     for folder, where in ((profile.results, "this machine"), (reference, "reference results")):
         path = folder / "metrics.csv"
         if path.is_file():
-            origin = json.loads(path.with_suffix(".json").read_text())
-            return tidy.read(path), origin, where
+            try:
+                origin = json.loads(path.with_suffix(".json").read_text())
+                return tidy.read(path), origin, where
+            except (OSError, ValueError) as error:
+                raise CompanionError(
+                    f"The results in {folder} are not whole ({error}); delete metrics.csv there "
+                    f"and run 'make reproduce PROFILE={profile.name}'."
+                ) from error
     raise CompanionError(
         f"There are no results of profile {profile.name}; "
         f"run 'make reproduce PROFILE={profile.name}'."

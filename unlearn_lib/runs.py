@@ -7,12 +7,14 @@ run exists whole or not at all; asking again returns it. A process killed at any
 only a folder under `partial/`, which the next call of the same run clears or resumes from.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -136,6 +138,7 @@ class RunStore:
             self._write(partial, spec, result, seconds, memory.peak)
             final = self.folder / "runs" / spec.key
             final.parent.mkdir(exist_ok=True)
+            shutil.rmtree(final, ignore_errors=True)  # no run: `find` has just said so
             partial.rename(final)
         return Run(spec.key, final, False)
 
@@ -182,25 +185,29 @@ class PeakMemory:
         self._gpu = torch is not None and torch.cuda.is_available()
         if self._gpu:
             torch.cuda.reset_peak_memory_stats()  # type: ignore[union-attr]
-        elif LINUX_PEAK.exists():
-            with open("/proc/self/clear_refs", "w") as reset:
+        else:
+            with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as reset:
                 reset.write("5")
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._gpu:
             self.peak = sys.modules["torch"].cuda.max_memory_allocated()
-        elif LINUX_PEAK.exists():
-            line = next(x for x in LINUX_PEAK.read_text().splitlines() if x.startswith("VmHWM"))
-            self.peak = int(line.split()[1]) * 1024
-        else:
-            self.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            return
+        unit = 1 if sys.platform == "darwin" else 1024
+        self.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        if LINUX_PEAK.exists():
+            marks = re.findall(r"VmHWM:\s*(\d+) kB", LINUX_PEAK.read_text())
+            self.peak = int(marks[0]) * 1024 if marks else self.peak
 
 
 @functools.cache
 def _git() -> dict[str, Any]:
     def ask(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+        try:
+            done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+        except OSError:  # no git here
+            return ""
         return done.stdout.strip() if done.returncode == 0 else ""
 
     commit = ask("rev-parse", "HEAD")
@@ -210,7 +217,7 @@ def _git() -> dict[str, Any]:
 def provenance() -> dict[str, Any]:
     """Describe this process: code, environment and machine; no path, no user, no token."""
     lock = ROOT / "requirements.lock"
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)

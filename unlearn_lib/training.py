@@ -16,12 +16,13 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -32,8 +33,9 @@ from unlearn_lib.losses import answer_nll, gradient_ascent
 from unlearn_lib.methods import NEEDS_REFERENCE, Method
 from unlearn_lib.profiles import ImplantSettings, MethodSettings
 
-FORGET, MISMATCH, RETAIN = "forget", "mismatch", "retain"
+FORGET, MISMATCH, RETAIN = ROLES = ("forget", "mismatch", "retain")
 SNAPSHOT_EVERY_STEP_BELOW = 50_000_000
+LAST_GOOD = "last_good.safetensors"
 OnStep = Callable[[dict[str, float]], None]
 
 
@@ -54,16 +56,23 @@ class Pools:
 
 @dataclass(frozen=True)
 class Step:
-    """The rows of one optimisation step; `forget` examples carry their substitutes behind."""
+    """The rows of one optimisation step.
+
+    `forget` examples carry their substitutes behind the answer to be forgotten, or alone where
+    the method has no forget loss (`substitutes_only`).
+    """
 
     forget: tuple[Example, ...]
     retain: tuple[Example, ...]
+    substitutes_only: bool = False
 
     def roles(self) -> list[str]:
         """Name the role of every packed answer, in order."""
         roles: list[str] = []
         for example in self.forget:
-            roles += [FORGET] + [MISMATCH] * (len(example.answers) - 1)
+            roles += [MISMATCH] * len(example.answers)
+            if not self.substitutes_only:
+                roles[-len(example.answers)] = FORGET
         return roles + [RETAIN] * len(self.retain)
 
 
@@ -98,6 +107,11 @@ def draw_steps(pools: Pools, method: Method, settings: MethodSettings, seed: int
                 f"The {name} set is empty, and method '{settings.name}' needs it; check the "
                 "profile's data settings."
             )
+    if method.mismatch and not all(pools.substitutes):
+        raise CompanionError(
+            f"A forget row has no answer to put in its place, and method '{settings.name}' needs "
+            "one; check the profile's data settings."
+        )
     random = np.random.default_rng(seed)
     forget_order = _endless(len(pools.forget), random)
     retain_order = _endless(len(pools.retain), random)
@@ -110,9 +124,9 @@ def draw_steps(pools: Pools, method: Method, settings: MethodSettings, seed: int
             chosen = [next(forget_order) for _ in range(size)]
             forget = [_with_substitutes(pools, i, method, settings, random) for i in chosen]
         if method.retain:
-            chosen = [next(retain_order) for _ in range(size)]
+            chosen = [next(retain_order) for _ in range(settings.retain_batch_size or size)]
             retain = [_one_answer(pools.retain[i], method, random) for i in chosen]
-        steps.append(Step(tuple(forget), tuple(retain)))
+        steps.append(Step(tuple(forget), tuple(retain), method.forget is None))
     return steps
 
 
@@ -125,12 +139,15 @@ def _with_substitutes(
     candidates = pools.substitutes[index]
     count = min(settings.mismatch_answers, len(candidates))
     drawn = random.choice(len(candidates), size=count, replace=False)
-    return Example(example.prompt, (example.answers[0], *(candidates[i] for i in drawn)))
+    substitutes = tuple(candidates[i] for i in drawn)
+    if method.forget is None:
+        return Example(example.prompt, substitutes)
+    return Example(example.prompt, (example.answers[0], *substitutes))
 
 
 def _one_answer(example: Example, method: Method, random: np.random.Generator) -> Example:
     answer = example.answers[random.integers(len(example.answers))]
-    return Example(example.prompt, (answer,), score_prompt=method.retain in NEEDS_REFERENCE)
+    return Example(example.prompt, (answer,), score_prompt=method.retain_prompts)
 
 
 def step_terms(
@@ -141,24 +158,22 @@ def step_terms(
     `forget_nll` is the cross-entropy of the forget answers whatever the forget loss is: the
     quantity that the stop rule watches.
     """
-    packed = pack([*step.forget, *step.retain])
+    packed, sizes = _by_role(pack([*step.forget, *step.retain]), step.roles())
     logits = packed_logits(model, packed)
-    device = logits.device
-    roles = step.roles()
-    row_roles = np.array(roles)[packed.rows.numpy()]
     total = logits.new_zeros((), dtype=torch.float32)
     report: dict[str, float] = {}
-    for role, loss, weight in (
+    terms = (
         (FORGET, method.forget, settings.forget_weight),
         (MISMATCH, method.mismatch and _mismatch_loss, settings.mismatch_weight),
         (RETAIN, method.retain, settings.retain_weight),
+    )
+    parts = (tensor.to(logits.device).split(sizes) for tensor in (packed.labels, packed.rows))
+    for (role, loss, weight), part, labels, rows in zip(
+        terms, logits.split(sizes), *parts, strict=True
     ):
-        places = torch.from_numpy(np.flatnonzero(row_roles == role))
-        if loss is None or len(places) == 0:
+        if loss is None or len(labels) == 0:
             continue
-        labels, rows = packed.labels[places].to(device), _renumber(packed.rows[places]).to(device)
-        part = logits[places.to(device)]
-        original = None
+        rows, original = _renumber(rows), None
         if loss in NEEDS_REFERENCE:
             original = _reference_logits(model, step, role, frozen)
         value = loss(part, labels, rows, original, settings.beta)
@@ -170,6 +185,14 @@ def step_terms(
     report["total"] = float(total.detach())
     report["tokens"] = packed.tokens
     return total, report
+
+
+def _by_role(packed: Packed, roles: Sequence[str]) -> tuple[Packed, list[int]]:
+    """Put the scored places of a role side by side; also return how many each role has."""
+    role = np.array([ROLES.index(name) for name in roles])[packed.rows.numpy()]
+    order = torch.from_numpy(np.argsort(role, kind="stable"))
+    scored = {name: getattr(packed, name)[order] for name in ("predictors", "labels", "rows")}
+    return replace(packed, **scored), np.bincount(role, minlength=len(ROLES)).tolist()
 
 
 def _mismatch_loss(
@@ -244,7 +267,27 @@ class UnlearnTrainer(Trainer):
         size = sum(p.numel() for p in trainable.values())
         every = 1 if size < SNAPSHOT_EVERY_STEP_BELOW else self.settings.checkpoint_every
         if self._good is None or self.state.global_step % every == 0:
-            self._good = {n: p.detach().to("cpu", copy=True) for n, p in trainable.items()}
+            self._good = {
+                n: p.detach().to("cpu", copy=True).contiguous() for n, p in trainable.items()
+            }
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Keep the last good state with the checkpoint: the next loss may be out of bounds."""
+        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        save_file(self._good or {}, checkpoint / LAST_GOOD)
+        super()._save_checkpoint(model, trial)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._good = load_file(Path(resume_from_checkpoint) / LAST_GOOD)
+
+    def check_weights(self) -> None:
+        """Refuse weights that the last step made infinite: no loss has seen them."""
+        trained = (p for p in self.model.parameters() if p.requires_grad)
+        if not all(bool(parameter.isfinite().all()) for parameter in trained):
+            self.stopped = f"the weights were no numbers after step {self.state.global_step - 1}"
+            raise _StopTraining
 
     def restore_last_good(self) -> None:
         """Put the remembered weights back.
@@ -311,6 +354,7 @@ def unlearn(
         trainer.frozen = models.freeze_copy(language_model.model)
     try:
         trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
+        trainer.check_weights()
     except _StopTraining:
         trainer.restore_last_good()
         trainer.stopped = f"stopped: {trainer.stopped}; the last good state was kept"
@@ -347,6 +391,7 @@ def _arguments(
         lr_scheduler_type=settings.schedule,
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
+        max_grad_norm=settings.gradient_clip,
         seed=seed,
         data_seed=seed,
         bf16=all_weights and got["precision_asked"] == "bfloat16" and got["device"] == "cuda",

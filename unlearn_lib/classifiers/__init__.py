@@ -1,4 +1,4 @@
-"""Two judges of harmful answers behind one interface.
+"""Two judges of harmful answers behind one interface, and BLEURT.
 
 `EmbeddingClassifier` (laptop) is a logistic regression on sentence embeddings;
 `SequenceClassifier` (paper) a fine-tuned encoder such as BERT on the Jigsaw labels:
@@ -17,6 +17,7 @@ from pathlib import Path
 from numpy.typing import ArrayLike
 
 from unlearn_lib.classifiers.base import DESCRIPTION, HarmClassifier, check_classes, flags
+from unlearn_lib.classifiers.bleurt import bleurt_scores
 from unlearn_lib.classifiers.embedding import EmbeddingClassifier, Encoder, sentence_encoder
 from unlearn_lib.classifiers.sequence import JIGSAW_LABELS, SequenceClassifier, SequenceSettings
 from unlearn_lib.metrics import Estimate, area_under_curve, proportion
@@ -28,6 +29,7 @@ __all__ = [
     "HarmClassifier",
     "SequenceClassifier",
     "SequenceSettings",
+    "bleurt_scores",
     "held_out_scores",
     "load",
     "sentence_encoder",

@@ -13,16 +13,26 @@ import csv
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from lzma import LZMAError
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 
-from unlearn_lib.assets import Asset, find_dataset, folder_sha256
+from unlearn_lib.assets import (
+    Asset,
+    NotToBeHad,
+    cache_folder,
+    find_dataset,
+    folder_sha256,
+    require_space,
+)
 from unlearn_lib.errors import CompanionError, nearest
 from unlearn_lib.profiles import HarmfulData
+
+disable_progress_bars()
 
 EMBEDDED = Path(__file__).parent / "embedded"
 JIGSAW_LABELS = ("toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate")
@@ -57,7 +67,9 @@ class HarmfulSplits:
     dropped: dict[str, int]
 
 
-def load(settings: HarmfulData, fits: Callable[[str], bool] = lambda question: True) -> Any:
+def load(
+    settings: HarmfulData, fits: Callable[[str], bool] = lambda question: True
+) -> HarmfulSplits:
     """Load and split the data of a profile.
 
     Args:
@@ -66,13 +78,14 @@ def load(settings: HarmfulData, fits: Callable[[str], bool] = lambda question: T
             and counted in `dropped`.
 
     Raises:
-        CompanionError: missing asset, missing or renamed column, nothing left to forget.
+        CompanionError: missing asset, missing or renamed column, nothing left to forget or to
+            ask.
     """
-    graded, forget_sha = _GRADED[settings.forget](settings)
+    graded, forget_sha = _GRADED[settings.forget]()
     normal, retain_sha = _NORMAL[settings.retain]()
-    dropped = {"repeated": int(graded.duplicated(["question", "answer"]).sum())}
-    graded = graded.drop_duplicates(["question", "answer"])
+    graded, dropped = _clean(graded)
     train, test = _split(graded, settings)
+    dropped["question of both splits"] = len(graded) - len(train) - len(test)
     scored_train, scored_test = _scored(train, settings), _scored(test, settings)
     train, test, retain, held_out = (
         part[part["question"].map(fits)] for part in (train, test, *_split(normal, settings))
@@ -87,6 +100,12 @@ def load(settings: HarmfulData, fits: Callable[[str], bool] = lambda question: T
             f"{settings.harmful_from} or more; lower 'harmful_from' or check the data."
         )
     questions = test.drop_duplicates("question")
+    for name, rows in (("evaluation", questions), ("normal", held_out)):
+        if len(rows) == 0:
+            raise CompanionError(
+                f"No question is left for the {name} set; raise 'held_out_share' or "
+                "'prompt_tokens', or check the data."
+            )
     return HarmfulSplits(
         forget=forget,
         harmless=_rows(train[train["score"] < settings.harmless_below], ["question", "answer"]),
@@ -98,6 +117,18 @@ def load(settings: HarmfulData, fits: Callable[[str], bool] = lambda question: T
         sha256={settings.forget: forget_sha, settings.retain: retain_sha},
         dropped=dropped,
     )
+
+
+def _clean(graded: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Leave out rows without question, answer or score, and repeated ones; count both."""
+    whole = graded["score"].notna()
+    for name in ("question", "answer"):
+        graded[name] = graded[name].astype("string").str.strip()
+        whole &= graded[name].fillna("").ne("")
+    repeated = graded[whole].duplicated(["question", "answer"])
+    dropped = {"incomplete": int((~whole).sum()), "repeated": int(repeated.sum())}
+    kept = graded[whole][~repeated]
+    return kept.astype({"question": object, "answer": object}), dropped
 
 
 def _split(rows: pd.DataFrame, settings: HarmfulData) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -125,30 +156,27 @@ def _scored(frame: pd.DataFrame, settings: HarmfulData) -> Dataset:
     return _rows(frame.assign(harmful=harmful), ["question", "answer", "harmful"])
 
 
-def _human_scored(settings: HarmfulData) -> tuple[pd.DataFrame, str]:
+def _human_scored() -> tuple[pd.DataFrame, str]:
     asset = find_dataset("pyrit/harm")
     parts = []
     for path in sorted(asset.folder.glob("*.csv")):
         part = read_csv(path, ("objective", "assistant_response"), skip=_comment_lines(path))
         scores = [name for name in SCORES if name in part]
         if not scores:
-            raise CompanionError(f"{path} has no score column; expected one of {SCORES}.")
-        score = part[scores].apply(pd.to_numeric).mean(axis=1)
-        parts.append(
-            pd.DataFrame(
-                {
-                    "question": part["objective"].str.strip(),
-                    "answer": part["assistant_response"].str.strip(),
-                    "score": score,
-                }
+            raise CompanionError(
+                f"{path} has no column '{SCORES[0]}'{nearest(SCORES[0], part.columns)}."
             )
-        )
+        score = part[scores].apply(pd.to_numeric, errors="coerce").mean(axis=1)
+        texts = {"question": part["objective"], "answer": part["assistant_response"]}
+        parts.append(pd.DataFrame({**texts, "score": score}))
+    if not parts:
+        raise CompanionError(f"{asset.folder} holds no CSV file of {asset.id}; fill it again.")
     return pd.concat(parts, ignore_index=True), asset.sha256
 
 
 def _comment_lines(path: Path) -> int:
-    with path.open(encoding="utf-8") as lines:
-        return int(lines.readline().startswith("#"))
+    with path.open("rb") as lines:
+        return int(lines.readline().startswith(b"#"))
 
 
 def read_csv(path: Path, needed: Sequence[str], skip: int = 0) -> pd.DataFrame:
@@ -159,6 +187,8 @@ def read_csv(path: Path, needed: Sequence[str], skip: int = 0) -> pd.DataFrame:
     """
     try:
         frame = pd.read_csv(path, skiprows=skip, encoding="utf-8")
+    except FileNotFoundError as e:
+        raise CompanionError(f"There is no file {path}; put it there.") from e
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, csv.Error) as e:
         raise CompanionError(f"{path} is not a readable UTF-8 CSV file ({e}).") from e
     check_columns(path, list(frame.columns), needed)
@@ -172,7 +202,7 @@ def check_columns(place: Path | str, columns: Sequence[str], needed: Sequence[st
             raise CompanionError(f"{place} has no column '{name}'{nearest(name, columns)}.")
 
 
-def _pku_saferlhf(settings: HarmfulData) -> tuple[pd.DataFrame, str]:
+def _pku_saferlhf() -> tuple[pd.DataFrame, str]:
     """Every response is a row; unsafe ones score 1. Old and new columns share the five used."""
     asset = find_dataset("PKU-Alignment/PKU-SafeRLHF")
     needed = ("prompt", *(f"response_{i}" for i in (0, 1)))
@@ -183,19 +213,19 @@ def _pku_saferlhf(settings: HarmfulData) -> tuple[pd.DataFrame, str]:
             table = _read_table(path)
             check_columns(path, table.column_names, needed)
             frame = table.select_columns(list(needed)).to_pandas()
-            for i in (0, 1):
-                parts.append(
-                    pd.DataFrame(
-                        {
-                            "question": frame["prompt"].str.strip(),
-                            "answer": frame[f"response_{i}"].str.strip(),
-                            "score": (~frame[f"is_response_{i}_safe"].astype(bool)).astype(float),
-                            "split": split,
-                        }
-                    )
+            both = [
+                pd.DataFrame(
+                    {
+                        "question": frame["prompt"],
+                        "answer": frame[f"response_{i}"],
+                        "score": (~frame[f"is_response_{i}_safe"].astype(bool)).astype(float),
+                        "split": split,
+                    }
                 )
-    rows = pd.concat(parts, ignore_index=True)
-    return rows[rows["answer"].str.len() > 0], asset.sha256
+                for i in (0, 1)
+            ]
+            parts.append(pd.concat(both).sort_index(kind="stable"))
+    return pd.concat(parts, ignore_index=True), asset.sha256
 
 
 def _split_files(asset: Asset, split: str) -> list[Path]:
@@ -204,7 +234,7 @@ def _split_files(asset: Asset, split: str) -> list[Path]:
         path
         for path in sorted(asset.folder.rglob("*"))
         if path.name.split(".")[0].split("-")[0] == split
-        and path.suffix in (".jsonl", ".json", ".parquet", ".xz", ".csv")
+        and path.suffix in (".jsonl", ".json", ".parquet", ".xz", ".gz", ".csv")
     ]
     if not found:
         raise CompanionError(f"{asset.folder} has no file of split '{split}' ({asset.id}).")
@@ -216,16 +246,22 @@ def _read_table(path: Path) -> Dataset:
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 
-    suffix = path.suffixes[0].removeprefix(".") if path.suffix == ".xz" else path.suffix[1:]
+    packed = path.suffix in (".xz", ".gz")
+    suffix = path.with_suffix("").suffix[1:] if packed else path.suffix[1:]
     kind = {"jsonl": "json"}.get(suffix, suffix)
+    folder = cache_folder() / "datasets"
+    require_space(folder, needed=2 * path.stat().st_size)
     try:
-        return load_dataset(kind, data_files=str(path), split="train")
-    except (DatasetGenerationError, OSError, ValueError) as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise CompanionError(f"{path} is truncated or altered: {reason}.") from error
+        return load_dataset(kind, data_files=str(path), split="train", cache_dir=str(folder))
+    except (DatasetGenerationError, OSError, ValueError, EOFError, LZMAError) as error:
+        cause = error.__cause__ or error
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0].rstrip(".")
+        raise CompanionError(
+            f"{path} cannot be read, it may be truncated or altered ({reason}); fetch it again."
+        ) from error
 
 
-def _embedded_graded(settings: HarmfulData) -> tuple[pd.DataFrame, str]:
+def _embedded_graded() -> tuple[pd.DataFrame, str]:
     path = EMBEDDED / "harm_stand_in.jsonl"
     frame = pd.DataFrame(_lines(path)).rename(
         columns={"objective": "question", "response": "answer"}
@@ -239,7 +275,12 @@ def _embedded_normal() -> tuple[pd.DataFrame, str]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines if line.strip()]
+    except ValueError as error:
+        reason = f"it may be truncated or altered ({error})"
+        raise CompanionError(f"{path} cannot be read, {reason}; fetch it again.") from error
 
 
 def _truthful_qa() -> tuple[pd.DataFrame, str]:
@@ -263,27 +304,48 @@ def _truthful_qa() -> tuple[pd.DataFrame, str]:
     return pd.DataFrame({"question": frame["question"], "answers": answers}), asset.sha256
 
 
-def jigsaw(rows: int | None, seed: int) -> tuple[Dataset, Dataset, str]:
+def jigsaw(rows: int | None, seed: int, file: Path | None = None) -> tuple[Dataset, Dataset, str]:
     """Load Jigsaw toxic comments: 80 % to train on and 10 % to test on, as in the paper.
 
+    Args:
+        rows: how many to take; None for all.
+        seed: of the shuffle before the split.
+        file: the competition's `train.csv`; None looks for it in the mirror.
+
     Returns:
-        train, test: `text` and `labels` (float [6], in the order of JIGSAW_LABELS), and sha256.
+        train, test: `text` and `labels` (float [6], in the order of JIGSAW_LABELS), and the
+            file's sha256. Comments that were not labelled (-1) or are empty are left out.
 
     Raises:
         CompanionError: not to be had, or a column missing.
     """
-    asset = find_dataset(JIGSAW)
-    path = asset.folder / "train.csv"
+    path = file.expanduser() if file else _jigsaw_file()
     frame = read_csv(path, ("comment_text", *JIGSAW_LABELS))
+    labelled = frame[list(JIGSAW_LABELS)].isin((0, 1)).all(axis=1)
+    frame = frame[labelled & frame["comment_text"].notna()]
+    if len(frame) < 10:
+        raise CompanionError(f"{path} holds {len(frame)} labelled comments; fetch it again.")
     frame = frame.iloc[np.random.default_rng(seed).permutation(len(frame))].head(rows or len(frame))
     labels = frame[list(JIGSAW_LABELS)].to_numpy(float)
     texts = frame["comment_text"].tolist()
     table = [{"text": t, "labels": row.tolist()} for t, row in zip(texts, labels, strict=True)]
+    sha256 = folder_sha256([path], path.parent)
     first, last = round(0.8 * len(table)), round(0.9 * len(table))
-    return Dataset.from_list(table[:first]), Dataset.from_list(table[last:]), asset.sha256
+    return Dataset.from_list(table[:first]), Dataset.from_list(table[last:]), sha256
 
 
-_GRADED: dict[str, Callable[[HarmfulData], tuple[pd.DataFrame, str]]] = {
+def _jigsaw_file() -> Path:
+    try:
+        return find_dataset(JIGSAW).folder / "train.csv"
+    except NotToBeHad as error:
+        raise CompanionError(
+            f"Jigsaw's train.csv was not found; get it from the Kaggle competition '{JIGSAW}', and "
+            f"put it in datasets/{JIGSAW} below UNLEARN_MIRROR, or name it in the profile under "
+            "classifier.file."
+        ) from error
+
+
+_GRADED: dict[str, Callable[[], tuple[pd.DataFrame, str]]] = {
     "human_scored": _human_scored,
     "pku_saferlhf": _pku_saferlhf,
     "embedded": _embedded_graded,

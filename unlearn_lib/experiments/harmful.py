@@ -9,6 +9,7 @@ in the profile reruns what it touches and nothing else.
 import functools
 import hashlib
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ import pandas as pd
 from datasets import Dataset
 from transformers import AutoConfig, AutoTokenizer
 
-from unlearn_lib import assets, classifiers, generation, models, scoring, training
-from unlearn_lib.batches import TextEncoder
+from unlearn_lib import assets, classifiers, generation, metrics, models, scoring, training
+from unlearn_lib.batches import Example, TextEncoder
 from unlearn_lib.datasets import harmful as data
 from unlearn_lib.experiments.harmful_measures import measure
 from unlearn_lib.methods import find_method
@@ -49,6 +50,8 @@ class HarmfulExperiment:
         self.model = self.settings.model(self.model_id)
         self.seed = seed
         self.store = RunStore(profile.results)
+        for method in self.settings.methods:
+            find_method(method.uses)
         self.methods = [method.name for method in self.settings.methods]
         self.labels = {method.name: method.label for method in self.settings.methods}
 
@@ -59,10 +62,13 @@ class HarmfulExperiment:
             found = assets.find_model(self.model_id)
             print(f"{self.model_id}: from {found.source}.")
             return found
-        rows = data.load(self.settings.data)
-        texts = [*rows.forget["question"], *rows.forget["answer"], *rows.harmless["answer"]]
-        texts += [*rows.retain["question"], *rows.evaluation["question"]]
-        texts += [answer for answers in rows.retain["answers"] for answer in answers]
+        limits = ("forget_rows", "evaluation_prompts", "normal_prompts", "retain_rows")
+        rows = data.load(self.settings.data.model_copy(update=dict.fromkeys(limits)))
+        texts: list[str] = []
+        for graded in (rows.scored_train, rows.scored_test):
+            texts += [*graded["question"], *graded["answer"]]
+        for normal in (rows.retain, rows.normal):
+            texts += [*normal["question"], *(text for some in normal["answers"] for text in some)]
         return models.tiny_opt(sorted(texts))
 
     @functools.cached_property
@@ -86,9 +92,24 @@ class HarmfulExperiment:
 
     @functools.cached_property
     def sentence_encoder(self) -> Any:
-        """The sentence encoder of the judge and of the similarity to the original answers."""
+        """The sentence encoder of the similarity to the original answers."""
         asset = assets.find_model(self.settings.evaluation.encoder)
         return classifiers.sentence_encoder(asset.folder)
+
+    @functools.cached_property
+    def bleurt(self) -> assets.Asset | str | None:
+        """BLEURT's weights; why there are none, if the profile asks for it; None if not."""
+        name = self.settings.evaluation.bleurt
+        if name is None:
+            return None
+        try:
+            return assets.find_model(name)
+        except assets.NotToBeHad:
+            print(
+                f"The BLEURT weights '{name}' are not to be had, so bleurt_original is left out; "
+                f"put them in a folder models/{name} below UNLEARN_MIRROR."
+            )
+            return f"not to be had: {name}"
 
     def original(self) -> tuple[assets.Asset, tuple[str, ...]]:
         """The model before unlearning: its files, and the keys of the runs that made it."""
@@ -172,9 +193,12 @@ class HarmfulExperiment:
         method = find_method(settings.uses)
         asset, parents = self.original()
         own = self.own_answers() if method.retain_answers == "own" else None
-        rows = {"forget": digest(self.data.forget), "retain": digest(self.data.retain)}
-        if method.mismatch == "harmless":
-            rows["harmless"] = digest(self.data.harmless)
+        read = {
+            "forget": method.forget or method.mismatch,
+            "retain": method.retain or method.mismatch == "retain",
+            "harmless": method.mismatch == "refusal",
+        }
+        rows = {name: digest(getattr(self.data, name)) for name, needed in read.items() if needed}
         spec = Spec(
             "unlearn",
             {
@@ -216,16 +240,20 @@ class HarmfulExperiment:
             encode.example(question, *answers)
             for question, answers in zip(rows.retain["question"], given, strict=True)
         ]
-        if method.mismatch == "harmless":
-            everything = [encode.answer(text) for text in rows.harmless["answer"]]
-            same: dict[str, list[tuple[int, ...]]] = {}
-            for question, answer in zip(rows.harmless["question"], everything, strict=True):
-                same.setdefault(question, []).append(answer)
-            substitutes = [same.get(question, everything) for question in rows.forget["question"]]
+        if own is not None:
+            cut = settings.own_tokens
+            retain = [Example(row.prompt, (row.answers[0][:cut],)) for row in retain]
+        if method.mismatch == "refusal":
+            pool = self._refusals(settings.refusal_tokens)
         else:
-            random_pool = [answer for example in retain for answer in example.answers]
-            substitutes = [random_pool] * len(forget)
-        return training.Pools(forget, substitutes, retain)
+            pool = [answer for example in retain for answer in example.answers]
+        return training.Pools(forget, [pool] * len(forget), retain)
+
+    def _refusals(self, most_tokens: int) -> list[tuple[int, ...]]:
+        """The short refusals among the harmless answers, each once."""
+        texts = np.array(self.data.harmless["answer"])
+        encoded = [self.encoder.answer(text) for text in texts[metrics.refusals(texts)]]
+        return sorted({answer for answer in encoded if len(answer) <= most_tokens})
 
     def answers(self, name: str = ORIGINAL) -> Run:
         """Let the original or an unlearned model answer, and score retained text."""
@@ -265,10 +293,10 @@ class HarmfulExperiment:
         """Train the judge of harm on the training objectives; score it on the held-out ones."""
         chosen = self.settings.classifier
         base = assets.find_model(chosen.base)
-        judged = self._judge_rows()
+        judged = self._judge_rows
         spec = Spec(
             "classifier",
-            {"classifier": dump(chosen, "threshold"), "seed": JUDGE_SEED},
+            {"classifier": dump(chosen, "threshold", "file"), "seed": JUDGE_SEED},
             data={"base": base.sha256, **judged["sha256"]},
             version=VERSION["classifier"],
         )
@@ -281,10 +309,11 @@ class HarmfulExperiment:
 
         return self.store.get(spec, compute)
 
+    @functools.cached_property
     def _judge_rows(self) -> dict[str, Any]:
         chosen = self.settings.classifier
         if chosen.data == "jigsaw":
-            train, test, sha256 = data.jigsaw(chosen.rows, JUDGE_SEED)
+            train, test, sha256 = data.jigsaw(chosen.rows, JUDGE_SEED, chosen.file)
             flags = [any(row) for row in test["labels"]]
             held_out = ([""] * len(test), test["text"], flags)
             return {"train": train, "test": held_out, "sha256": {"jigsaw": sha256}}
@@ -318,17 +347,21 @@ class HarmfulExperiment:
     def measured(self, name: str = ORIGINAL) -> Run:
         """Judge and measure the answers of the original or an unlearned model."""
         answered, before, judge = self.answers(name), self.answers(), self.classifier()
-        chosen = self.settings.evaluation
+        encoder = assets.find_model(self.settings.evaluation.encoder)
+        used = {"encoder": encoder.sha256}
+        if isinstance(self.bleurt, assets.Asset):
+            used["bleurt"] = self.bleurt.sha256
         spec = Spec(
             "measure",
-            {"threshold": self.settings.classifier.threshold, "encoder": chosen.encoder},
+            {"threshold": self.settings.classifier.threshold},
             (answered.key, before.key, judge.key),
-            version=VERSION["measure"],
+            used,
+            VERSION["measure"],
         )
         return self.store.get(spec, lambda folder: self._measure(folder, answered, before, judge))
 
     def _measure(self, folder: Path, answered: Run, before: Run, judge: Run) -> dict[str, Any]:
-        harmful_judge = classifiers.load(judge.folder / "classifier", self.sentence_encoder)
+        harmful_judge = classifiers.load(judge.folder / "classifier", self._judge_encoder())
         now, then = (
             json.loads((r.folder / "answers.json").read_text()) for r in (answered, before)
         )
@@ -340,9 +373,23 @@ class HarmfulExperiment:
             self.sentence_encoder,
             self.settings.classifier.threshold,
             is_original=answered.key == before.key,
+            bleurt=self._bleurt_scores if isinstance(self.bleurt, assets.Asset) else None,
         )
         write_text(folder / "judgements.json", json.dumps(flags))
-        return {"metrics": [[scenario, name, asdict(value)] for scenario, name, value in found]}
+        source = self.bleurt.source if isinstance(self.bleurt, assets.Asset) else self.bleurt
+        triples = [[scenario, name, asdict(value)] for scenario, name, value in found]
+        return {"metrics": triples, "bleurt": source}
+
+    def _judge_encoder(self) -> Any:
+        chosen = self.settings.classifier
+        if chosen.kind != "embedding" or chosen.base == self.settings.evaluation.encoder:
+            return self.sentence_encoder
+        return classifiers.sentence_encoder(assets.find_model(chosen.base).folder)
+
+    def _bleurt_scores(self, references: Any, candidates: Any) -> np.ndarray:
+        assert isinstance(self.bleurt, assets.Asset)
+        device = models.choose_device(self.profile.device).type
+        return classifiers.bleurt_scores(self.bleurt.folder, references, candidates, device=device)
 
     def rows(self) -> pd.DataFrame:
         """The tidy rows of everything measured with this model and seed."""
@@ -394,7 +441,10 @@ class HarmfulExperiment:
 
 def open_experiment(profile: str, model: str | None, seed: int) -> HarmfulExperiment:
     """Open experiment 1 for a profile's name, one of its models (None: the first) and a seed."""
-    return HarmfulExperiment(load_profile(profile), model, seed)
+    chosen = load_profile(profile)
+    if chosen.offline:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    return HarmfulExperiment(chosen, model, seed)
 
 
 def rows_path(profile: Profile, model_id: str, seed: int) -> Path:

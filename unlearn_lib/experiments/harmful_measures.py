@@ -1,5 +1,6 @@
 """The measures of experiment 1, from answers and judge to values with intervals."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,9 @@ from unlearn_lib import metrics
 from unlearn_lib.classifiers import HarmClassifier
 from unlearn_lib.classifiers.embedding import Encoder
 from unlearn_lib.metrics import Estimate
+
+Similarity = Callable[[Sequence[str], Sequence[str]], np.ndarray]
+"""From references and candidates [n] to scores, float64 [n]."""
 
 Found = list[tuple[str, str, Estimate]]
 
@@ -20,6 +24,7 @@ def measure(
     encoder: Encoder,
     threshold: float,
     is_original: bool,
+    bleurt: Similarity | None = None,
 ) -> tuple[Found, dict[str, list[bool]]]:
     """Measure a model's answers against the original model's.
 
@@ -27,6 +32,7 @@ def measure(
         now, then: what the `answers` stage wrote, for this model and for the original.
         questions: the held-out harmful prompts, as many as answers.
         is_original: leave out what compares the original model with itself.
+        bleurt: one more similarity to the original's answers, where its weights are to be had.
 
     Returns:
         (scenario, metric, estimate) triples, and the flags `harmful` and `degenerate` of each
@@ -56,5 +62,8 @@ def measure(
             ("normal", "similarity_original", metrics.bootstrap(similarity)),
             ("normal", "rougeL_original", metrics.bootstrap(overlap)),
         ]
+        if bleurt is not None:
+            scores = bleurt(then["normal"], now["normal"])
+            found.append(("normal", "bleurt_original", metrics.bootstrap(scores)))
     flags = {"harmful": np.asarray(harmful).tolist(), "degenerate": np.asarray(broken).tolist()}
     return found, flags

@@ -70,6 +70,13 @@ _METRICS = (
         "ROUGE-L F of answers to normal prompts against the base model's answers.",
     ),
     Metric(
+        "bleurt_original",
+        "score",
+        "higher",
+        "BLEURT of answers to normal prompts against the base model's answers; no share, often "
+        "below 0. What Arora et al.'s similarity seems to be.",
+    ),
+    Metric(
         "refusal_share_normal",
         "share",
         "lower",

@@ -1,0 +1,1 @@
+"""Speed and memory of the library against the published loop: `make bench`."""

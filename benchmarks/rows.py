@@ -1,0 +1,74 @@
+"""The rows of the benches: real ones, tokenised once and read by every measured process."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from unlearn_lib.batches import Example
+from unlearn_lib.profiles import MethodSettings
+from unlearn_lib.training import Pools
+
+MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+PROMPTS = 64
+SEED = 0
+STEP = MethodSettings(
+    name="bench",
+    uses="ga_mismatch_kl",
+    label="Arora et al. 2024",
+    steps=6,
+    batch_size=2,
+    learning_rate=2e-4,
+    schedule="constant",
+    forget_weight=0.5,
+    mismatch_answers=5,
+)
+
+
+def prepare(path: Path) -> Path:
+    """Tokenise profile laptop's training rows and held-out prompts into a JSON file.
+
+    Returns:
+        the folder of the model's weights.
+    """
+    from transformers import AutoTokenizer
+
+    from unlearn_lib.assets import find_model
+    from unlearn_lib.batches import TextEncoder
+    from unlearn_lib.datasets import harmful
+    from unlearn_lib.profiles import HarmfulData
+
+    chosen = HarmfulData(forget="human_scored", retain="truthful_qa", template="chat")
+    folder = find_model(MODEL).folder
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    encoder = TextEncoder(
+        tokenizer, chosen.template, chosen.prompt_tokens, chosen.answer_tokens, context=2048
+    )
+    data = harmful.load(chosen, encoder.fits)
+    retain = [(row["question"], [a for a in row["answers"] if a.strip()]) for row in data.retain]
+    examples = {
+        "forget": [encoder.example(row["question"], row["answer"]) for row in data.forget],
+        "retain": [encoder.example(question, *answers) for question, answers in retain],
+    }
+    content: dict[str, Any] = {
+        name: [[e.prompt, e.answers] for e in found] for name, found in examples.items()
+    }
+    questions = data.evaluation["question"][:PROMPTS]
+    content["prompts"] = [encoder.prompt(question) for question in questions]
+    path.write_text(json.dumps(content))
+    return folder
+
+
+def read_pools(path: Path) -> Pools:
+    """Read the rows that steps draw from; substitutes are any answers to normal questions."""
+    content = json.loads(path.read_text())
+    forget, retain = (
+        [Example(tuple(prompt), tuple(map(tuple, answers))) for prompt, answers in content[name]]
+        for name in ("forget", "retain")
+    )
+    substitutes = [answer for example in retain for answer in example.answers]
+    return Pools(forget, [substitutes] * len(forget), retain)
+
+
+def read_prompts(path: Path) -> list[list[int]]:
+    """Read the held-out prompts."""
+    return json.loads(path.read_text())["prompts"]

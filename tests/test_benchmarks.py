@@ -1,0 +1,203 @@
+"""The benches compare like with like: the published loop and the packed step agree."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM, set_seed
+
+from benchmarks import measure, published, rows, work
+from benchmarks.__main__ import limit_record, step_records, table
+from unlearn_lib import losses, models, training
+from unlearn_lib.batches import Example, pack, packed_logits
+from unlearn_lib.methods import find_method
+from unlearn_lib.profiles import MethodSettings
+
+VOCABULARY, PAD = 61, 1
+METHOD = find_method("ga_mismatch_kl")
+
+
+def tiny(kind: str, attention: str):
+    set_seed(0)
+    shared: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2}
+    shared |= {"num_attention_heads": 4, "max_position_embeddings": 128}
+    shared |= {"attn_implementation": attention, "pad_token_id": PAD}
+    if kind == "llama":
+        config = LlamaConfig(**shared, intermediate_size=48, num_key_value_heads=2)
+        return LlamaForCausalLM(config).eval()
+    config = OPTConfig(**shared, word_embed_proj_dim=32, ffn_dim=48, dropout=0.0)
+    return OPTForCausalLM(config).eval()
+
+
+def with_adapter(model):
+    """Add LoRA whose weights are all non-zero, so that every gradient is."""
+    model = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+    random = torch.Generator().manual_seed(1)
+    for name, weight in model.named_parameters():
+        if "lora_" in name:
+            weight.data = 0.3 * torch.randn(weight.shape, generator=random)
+    return model.train()
+
+
+def words(random: np.random.Generator, count: int) -> tuple[int, ...]:
+    return tuple(int(token) for token in random.integers(3, VOCABULARY, count))
+
+
+def drawn_step(shared: int, seed: int = 0) -> training.Step:
+    """Two forget rows with 5 substitutes and two retain rows; prompts begin alike."""
+    random = np.random.default_rng(seed)
+    start = words(random, shared)
+    forget = tuple(
+        Example(start + words(random, n), tuple(words(random, k) for k in (7, 3, 1, 5, 2, 4)))
+        for n in (9, 4)
+    )
+    retain = tuple(Example(start + words(random, n), (words(random, 6),), True) for n in (5, 11))
+    return training.Step(forget, retain)
+
+
+@pytest.fixture(params=["llama", "opt"])
+def pair(request):
+    """The same weights for the published loop and for ours, and the frozen original."""
+    attention = "eager"
+    theirs = with_adapter(tiny(request.param, attention))
+    ours = with_adapter(tiny(request.param, models.PACKED))
+    return ours, theirs, tiny(request.param, attention)
+
+
+@pytest.mark.parametrize("shared", [0, 3])
+def test_packed_step_equals_separate_padded_forwards(pair, shared):
+    ours, theirs, frozen = pair
+    step = drawn_step(shared)
+    settings = rows.STEP
+    total, report = training.step_terms(ours, step, METHOD, settings)
+    total.backward()
+    found = published.terms(theirs, frozen, step, PAD)
+    weights = {"forget": 0.5, "mismatch": 1.0, "retain": 1.0}
+    assert report["retain"] > 1e-3
+    for name, value in found.items():
+        assert report[name] == pytest.approx(value.item(), abs=1e-4), name
+    torch.stack([weights[name] * value for name, value in found.items()]).sum().backward()
+    wanted = {n: p.grad for n, p in theirs.named_parameters() if p.requires_grad}
+    assert len(wanted) == 8
+    for name, weight in ours.named_parameters():
+        if weight.requires_grad:
+            assert wanted[name].abs().max() > 1e-4
+            torch.testing.assert_close(weight.grad, wanted[name], atol=1e-5, rtol=1e-4)
+
+
+def test_both_optimise_alike(pair):
+    ours, theirs, frozen = pair
+    weights = {"forget": 0.5, "mismatch": 1.0, "retain": 1.0}
+    optimizers = [
+        torch.optim.AdamW([p for p in m.parameters() if p.requires_grad], lr=1e-2)
+        for m in (ours, theirs)
+    ]
+    for seed in range(3):
+        step = drawn_step(2, seed)
+        mine = training.step_terms(ours, step, METHOD, rows.STEP)[0]
+        optimizers[0].zero_grad()
+        mine.backward()
+        optimizers[0].step()
+        loss = published.train_step(theirs, frozen, optimizers[1], step, weights, PAD)
+        assert mine.item() == pytest.approx(loss, abs=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("soft", [False, True])
+def test_losses_a_few_rows_at_a_time_equal_torch(dtype, soft):
+    random = torch.Generator().manual_seed(0)
+    made = [torch.randn(75, 200, generator=random).mul(3).to(dtype) for _ in range(2)]
+    weights = torch.randn(75, generator=random)
+    labels = torch.randint(0, 200, (75,), generator=random)
+    mine, theirs = (made[0].clone().requires_grad_() for _ in range(2))
+    found = losses._Divergence.apply(mine, made[1] if soft else labels)
+    if soft:
+        log_q, log_p = theirs.float().log_softmax(-1), made[1].float().log_softmax(-1)
+        wanted = functional.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
+    else:
+        wanted = functional.cross_entropy(theirs.float(), labels, reduction="none")
+    torch.testing.assert_close(found, wanted)
+    (found * weights).sum().backward()
+    (wanted * weights).sum().backward()
+    torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("kind", ["llama", "opt"])
+def test_packed_attention_equals_masking_the_whole_row(kind):
+    step = drawn_step(4)
+    packed = pack([*step.forget, *step.retain])
+    alone = packed_logits(tiny(kind, models.PACKED), packed)
+    masked = packed_logits(tiny(kind, "sdpa"), packed)
+    torch.testing.assert_close(alone, masked, atol=1e-5, rtol=1e-5)
+
+
+def test_prompts_that_are_all_shared():
+    first = Example((5, 6, 7), ((8, 9), (10,)))
+    step = [first, replace(first, answers=((11, 12, 13),)), Example((5, 6, 7, 9), ((8,),))]
+    packed = pack(step)
+    assert packed.lengths == [3, 3, 3, 2]
+    model = tiny("llama", models.PACKED)
+    found = packed_logits(model, packed)
+    apart = torch.cat([packed_logits(model, pack([example])) for example in step])
+    torch.testing.assert_close(found, apart, atol=1e-5, rtol=1e-5)
+
+
+def test_padding_is_never_scored():
+    batch = published.padded([([5, 6, 7, 8], 2), ([5, 6], 1)], PAD, "cpu")
+    assert batch["labels"].tolist() == [[-100, -100, 7, 8], [-100, 6, -100, -100]]
+    assert batch["attention_mask"].sum(1).tolist() == [4, 2]
+
+
+def test_work_counts_products_with_frozen_weights():
+    model = with_adapter(tiny("llama", "eager"))
+    blocks = 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 48)
+    head = 32 * VOCABULARY
+    step = training.Step((), (Example((3, 4, 5), ((6, 7),), True),))
+    assert work.packed_step(model, step) == 6 * (blocks * 5 + head * 4)
+    assert work.real_tokens(step) == 5
+
+
+def test_records_and_table():
+    ours = {"seconds": [1.0, 2.0, 1.0], "tokens": [4, 4, 4], "flops": [1e9] * 3}
+    ours |= {"peak_memory_bytes": 10**9, "where": "here", "precision": "bfloat16"}
+    theirs = {**ours, "seconds": [8.0, 8.0, 9.0], "precision": "float32"}
+    records = step_records("step", ours, {**theirs, "peak_memory_bytes": 4 * 10**9})
+    assert [record["ratio"] for record in records] == [8.0, 6.25, 0.25]
+    limit = {"bfloat16": 2.0, "float32": 1.0}
+    records.append(limit_record("step", ours, theirs, limit))
+    assert records[-1]["ours"] == pytest.approx(3 / 4 / 2)
+    for record in records:
+        assert {"name", "ours", "baseline", "ratio", "unit", "where"} <= set(record)
+    assert "| step: peak memory | 1.00 GB | 4.00 GB | 0.25 of the baseline's |" in table(records)
+    json.dumps(records)
+
+
+def test_measured_steps_are_the_same_rows(tmp_path, monkeypatch):
+    random = np.random.default_rng(0)
+    pools = {
+        "forget": [[words(random, 5), [words(random, 4)]] for _ in range(6)],
+        "retain": [[words(random, 4), [words(random, 3)] * 2] for _ in range(6)],
+    }
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(pools))
+    assert isinstance(rows.STEP, MethodSettings)
+    first, second = (
+        training.draw_steps(rows.read_pools(path), METHOD, rows.STEP, rows.SEED) for _ in range(2)
+    )
+    assert first == second and len(first[0].forget[0].answers) == 1 + rows.STEP.mismatch_answers
+
+    monkeypatch.setattr(measure, "_load", lambda *_: _tiny_language_model())
+    found = measure.ours(Path("anywhere"), path, "float32")
+    assert len(found["seconds"]) == rows.STEP.steps - 1
+    assert found["tokens"] == [work.real_tokens(step) for step in first[1:]]
+
+
+def _tiny_language_model() -> models.LanguageModel:
+    hardware = {"device": "cpu", "precision_asked": "float32", "precision_got": "float32"}
+    return models.LanguageModel(tiny("llama", models.PACKED), None, hardware)

@@ -1,0 +1,145 @@
+"""`make reproduce` on profile smoke: twice the same, killed and resumed the same, and no
+training the second time. Each test works in a copy of the tree, with the real make."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from unlearn_lib.profiles import ROOT
+
+COSTS = ("seconds", "peak_memory_bytes")
+pytestmark = pytest.mark.timeout(900)
+
+
+class Tree:
+    """A copy of the project in which make can be run and killed."""
+
+    first_metrics: pd.DataFrame
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+        names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True)
+        for name in names.stdout.splitlines():
+            if (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(ROOT / name, folder / name)
+        shutil.rmtree(folder / "figures", ignore_errors=True)
+        kept = {n: v for n, v in os.environ.items() if not n.startswith(("MAKE", "CONDA_"))}
+        self.environment = {**kept, "PYTHONPATH": str(folder)}
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results" / "smoke"
+
+    def start(self) -> subprocess.Popen[str]:
+        command = ["make", "-o", "setup", "reproduce", "PROFILE=smoke", f"VENV={sys.prefix}"]
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def reproduce(self) -> str:
+        process = self.start()
+        output, _ = process.communicate()
+        assert process.returncode == 0, output[-4000:]
+        return output
+
+    def reproduce_killed_when(self, moment: Callable[["Tree"], bool]) -> None:
+        process = self.start()
+        while process.poll() is None and not moment(self):
+            time.sleep(0.02)
+        assert process.poll() is None, "make ended before the moment to kill it came"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+    def runs(self) -> dict[str, int]:
+        return {p.parent.name: p.stat().st_mtime_ns for p in self.results.glob("runs/*/run.json")}
+
+    def metrics(self) -> pd.DataFrame:
+        table = pd.read_csv(self.results / "metrics.csv")
+        return table[~table["metric"].isin(COSTS)].reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
+    tree = Tree(tmp_path_factory.mktemp("undisturbed"))
+    tree.reproduce()
+    tree.first_metrics = tree.metrics()
+    yield tree
+
+
+def test_everything_is_there(undisturbed: Tree) -> None:
+    notebooks = sorted(path.name for path in (undisturbed.results / "notebooks").glob("*.ipynb"))
+    assert notebooks == ["00_start_here.ipynb", "01_harmful_unlearning__tiny-opt__s1.ipynb"]
+    figures = undisturbed.folder / "figures" / "smoke"
+    for name in ("harmful_rate", "table1_harmful"):
+        assert (figures / f"{name}.json").is_file()
+    for ending in ("png", "svg", "pdf"):
+        assert (figures / f"harmful_rate.{ending}").stat().st_size > 1000
+    for ending in ("csv", "md", "tex"):
+        assert (figures / f"table1_harmful.{ending}").stat().st_size > 100
+    assert set(undisturbed.metrics()["stage"]) == {"base", "unlearned"}
+
+
+def test_a_second_call_computes_nothing(undisturbed: Tree) -> None:
+    before = undisturbed.runs()
+    undisturbed.reproduce()
+    assert undisturbed.runs() == before
+
+
+def test_a_changed_setting_reruns_what_depends_on_it(undisturbed: Tree) -> None:
+    before = undisturbed.runs()
+    profile = undisturbed.folder / "notebooks" / "profiles" / "smoke.yaml"
+    profile.write_text(profile.read_text().replace("label: GA,", "label: ascent,"))
+    undisturbed.reproduce()
+    assert undisturbed.runs() == before, "a label changes no result"
+    text = profile.read_text()
+    assert text.count("forget_loss_cap: 12") == 1
+    profile.write_text(text.replace("forget_loss_cap: 12", "forget_loss_cap: 13"))
+    undisturbed.reproduce()
+    after = undisturbed.runs()
+    assert before.items() <= after.items()
+    assert len(after) - len(before) == 3, "unlearn, answers and measure of one method"
+
+
+def test_two_fresh_runs_are_identical(undisturbed: Tree, tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    tree.reproduce()
+    pd.testing.assert_frame_equal(tree.metrics(), undisturbed.first_metrics, check_exact=True)
+
+
+def first_checkpoint(tree: Tree) -> bool:
+    return any(tree.results.glob("partial/*/checkpoints/checkpoint-*/trainer_state.json"))
+
+
+def first_run(tree: Tree) -> bool:
+    return len(tree.runs()) >= 1
+
+
+def after_the_notebook(tree: Tree) -> bool:
+    return any((tree.results / "notebooks").glob("01_*__s1.ipynb"))
+
+
+@pytest.mark.parametrize("moment", [first_run, first_checkpoint, after_the_notebook])
+def test_killed_and_resumed_gives_the_same_metrics(
+    moment: Callable[[Tree], bool], undisturbed: Tree, tmp_path: Path
+) -> None:
+    tree = Tree(tmp_path)
+    tree.reproduce_killed_when(moment)
+    tree.reproduce()
+    pd.testing.assert_frame_equal(tree.metrics(), undisturbed.first_metrics, check_exact=True)
+    assert not [path for path in tree.results.glob("partial/*") if path.is_dir()]
