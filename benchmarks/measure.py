@@ -21,6 +21,7 @@ from unlearn_lib.assets import Asset
 from unlearn_lib.methods import find_method
 from unlearn_lib.profiles import LoraSettings, ModelSettings
 from unlearn_lib.runs import PeakMemory
+from unlearn_lib.steps import Step
 
 LORA = LoraSettings(rank=16, alpha=32, targets=("q_proj", "v_proj"))
 METHOD = find_method(STEP.uses)
@@ -88,7 +89,7 @@ def baseline(weights: Path, rows: Path) -> dict[str, Any]:
 
 
 def _steps(
-    seconds: list[float], losses: list[float], steps: list[training.Step], flops: list[float]
+    seconds: list[float], losses: list[float], steps: list[Step], flops: list[float]
 ) -> dict[str, Any]:
     """Leave out the first step, which warms up; tokens are those of the rows, unpadded, once."""
     tokens = [work.real_tokens(step) for step in steps]

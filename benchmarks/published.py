@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from unlearn_lib.batches import Example
-from unlearn_lib.training import Step
+from unlearn_lib.steps import Step
 
 Batch = dict[str, torch.Tensor]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from unlearn_lib.batches import Example
 from unlearn_lib.profiles import MethodSettings
-from unlearn_lib.training import Pools
+from unlearn_lib.steps import Pools
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PROMPTS = 64
@@ -44,10 +44,9 @@ def prepare(path: Path) -> Path:
         tokenizer, chosen.template, chosen.prompt_tokens, chosen.answer_tokens, context=2048
     )
     data = harmful.load(chosen, encoder.fits)
-    retain = [(row["question"], [a for a in row["answers"] if a.strip()]) for row in data.retain]
     examples = {
         "forget": [encoder.example(row["question"], row["answer"]) for row in data.forget],
-        "retain": [encoder.example(question, *answers) for question, answers in retain],
+        "retain": [encoder.example(row["question"], *row["answers"]) for row in data.retain],
     }
     content: dict[str, Any] = {
         name: [[e.prompt, e.answers] for e in found] for name, found in examples.items()

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks import published
 from unlearn_lib.batches import pack
-from unlearn_lib.training import Step
+from unlearn_lib.steps import Step
 
 
 def widths(weights: Path) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -75,11 +75,11 @@ class Tree:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     tree = Tree(tmp_path_factory.mktemp("undisturbed"))
     tree.reproduce()
     tree.first_metrics = tree.metrics()
-    yield tree
+    return tree
 
 
 def test_everything_is_there(undisturbed: Tree) -> None:

@@ -252,7 +252,8 @@ CHANGES: list[tuple[dict[str, Any], set[str]]] = [
     ({"harmful.methods.3.mismatch_answers": 2}, after("arora")),
     ({"harmful.methods.5.beta": 0.2}, after("refusal")),
     # how answers are made and judged
-    ({"harmful.evaluation.new_tokens": 31}, EVALUATED | {"own"} | after(*OWN)),
+    ({"harmful.methods.6.own_tokens": 20}, after("refusal_only")),
+    ({"harmful.evaluation.new_tokens": 31}, EVALUATED),
     ({"harmful.evaluation.batch_size": 8}, EVALUATED | {"own"} | after(*OWN)),
     ({"harmful.data.evaluation_prompts": 15}, EVALUATED),
     ({"harmful.data.normal_prompts": 15}, EVALUATED),
@@ -305,7 +306,7 @@ def keys_of(content: dict[str, Any]) -> dict[str, str]:
         return Run(spec.key, experiment.store.folder / "runs" / spec.key, True)
 
     experiment.store.get = record  # type: ignore[method-assign]
-    keys = {"own": experiment.own_answers().key, "classifier": experiment.classifier().key}
+    keys = {"own": experiment.own_answers(60).key, "classifier": experiment.classifier().key}
     keys |= {f"implant {i}": key for i, key in enumerate(experiment.original()[1])}
     for name in ("none", *experiment.methods):
         keys[f"answers {name}"] = experiment.answers(name).key

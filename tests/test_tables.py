@@ -91,7 +91,7 @@ def _fate_rows(key: dict[str, Any], fate: tuple, shift: float) -> list[dict[str,
 
 def by_hand() -> pd.DataFrame:
     """Two seeds of one method whose pooled numbers can be worked out on paper."""
-    ours = {"method": "ga", "stage": "unlearned"}
+    ours: dict[str, Any] = {"method": "ga", "stage": "unlearned"}
     rows = [
         row("harmful_rate", 0.50, 0.10),
         row("retain_perplexity", 20.0, 2.0),

@@ -16,7 +16,6 @@ def answers(
     prompts: Sequence[Sequence[int]],
     new_tokens: int,
     batch_size: int = 32,
-    label: str = "answers",
 ) -> list[str]:
     """Return the greedy answer to each prompt, in the order given, without prompt or end token.
 
@@ -37,7 +36,7 @@ def answers(
             )
     order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
     texts = [""] * len(prompts)
-    for start in tqdm(range(0, len(order), batch_size), desc=label, leave=False, disable=None):
+    for start in tqdm(range(0, len(order), batch_size), desc="answers", leave=False, disable=None):
         places = order[start : start + batch_size]
         rows = _generate(language_model, [prompts[place] for place in places], new_tokens)
         for place, row in zip(places, rows, strict=True):

@@ -92,6 +92,10 @@ class EmbeddingClassifier(HarmClassifier):
         return cls(encoder, arrays["coefficients"], float(arrays["intercept"][0]))
 
 
+LONGEST = 128
+"""Tokens of a text that are read; all-MiniLM-L6-v2 was trained on no more."""
+
+
 def sentence_encoder(folder: Path, device: str = "cpu", batch_size: int = 32) -> Encoder:
     """Encoder from a local sentence-transformers folder, such as all-MiniLM-L6-v2.
 
@@ -111,6 +115,7 @@ def sentence_encoder(folder: Path, device: str = "cpu", batch_size: int = 32) ->
     if not folder.is_dir():
         raise ValueError(f"There is no sentence encoder at {folder}: give its folder.")
     model = SentenceTransformer(str(folder), device=device, local_files_only=True)
+    model.max_seq_length = min(model.max_seq_length or LONGEST, LONGEST)
 
     def encode(texts: list[str]) -> np.ndarray:
         if not texts:

@@ -11,7 +11,7 @@ prompt; its pool of random answers also holds TruthfulQA's *incorrect* answers, 
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from lzma import LZMAError
 from pathlib import Path
@@ -290,18 +290,23 @@ def _truthful_qa() -> tuple[pd.DataFrame, str]:
     if lines:
         frame = pd.DataFrame(_lines(lines[0]))
         check_columns(lines[0], list(frame.columns), ("question", "answer"))
-        return frame.rename(columns={"answer": "answers"}), asset.sha256
+        return _with_answers(frame["question"], frame["answer"]), asset.sha256
     path = next(iter(sorted(asset.folder.rglob("generation/*.parquet"))), None)
     if path is None:
         raise CompanionError(f"{asset.folder} holds no generation/*.parquet of {asset.id}.")
     table = _read_table(path)
     check_columns(path, table.column_names, ("question", "best_answer", "correct_answers"))
     frame = table.to_pandas()
-    answers = [
-        list(dict.fromkeys([best, *correct]))
-        for best, correct in zip(frame["best_answer"], frame["correct_answers"], strict=True)
-    ]
-    return pd.DataFrame({"question": frame["question"], "answers": answers}), asset.sha256
+    both = zip(frame["best_answer"], frame["correct_answers"], strict=True)
+    answers = [[best, *correct] for best, correct in both]
+    return _with_answers(frame["question"], answers), asset.sha256
+
+
+def _with_answers(questions: Iterable[str], answers: Iterable[Iterable[str]]) -> pd.DataFrame:
+    """Questions that have an answer, each answer once and none empty (some of the source are)."""
+    kept = [list(dict.fromkeys(a.strip() for a in group if a.strip())) for group in answers]
+    frame = pd.DataFrame({"question": list(questions), "answers": kept})
+    return frame[frame["answers"].map(len) > 0]
 
 
 def jigsaw(rows: int | None, seed: int, file: Path | None = None) -> tuple[Dataset, Dataset, str]:

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from unlearn_lib import figures, tables
 from unlearn_lib.display import behind_warning, facts
-from unlearn_lib.experiments.harmful import ORIGINAL, HarmfulExperiment
+from unlearn_lib.experiments.harmful import HarmfulExperiment
+from unlearn_lib.experiments.harmful_stages import ORIGINAL
 from unlearn_lib.metrics import METRICS, Estimate
 from unlearn_lib.results import CLAIMS
 from unlearn_lib.runs import provenance
@@ -92,9 +93,11 @@ def training(experiment: HarmfulExperiment) -> pd.DataFrame:
 
 
 def table(experiment: HarmfulExperiment) -> pd.DataFrame:
-    """The counterpart of Table 1, for this model and seed."""
+    """The counterpart of Table 1, for this model and seed; a method a column."""
     claims = tables.read_claims(CLAIMS)
-    return tables.table_one(experiment.rows(), claims, experiment.labels, experiment.profile.name)
+    name = experiment.profile.name
+    found = tables.table_one(experiment.rows(), claims, experiment.labels, name)
+    return found.set_index(["Source", "Model", "Method"]).drop(columns="Note").T
 
 
 def figure(experiment: HarmfulExperiment) -> Figure:

@@ -64,4 +64,5 @@ def results(profile: str) -> pd.DataFrame:
         return facts([("results", str(error))])
     print(f"From {where}.")
     labels = {method.name: method.label for method in chosen.harmful.methods}
-    return tables.table_one(frame, tables.read_claims(CLAIMS), labels, profile)
+    found = tables.table_one(frame, tables.read_claims(CLAIMS), labels, profile)
+    return found.set_index(["Source", "Model", "Method"]).drop(columns="Note").T
