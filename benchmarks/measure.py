@@ -106,7 +106,7 @@ def generate(weights: Path, rows: Path, batch: str, every: str) -> dict[str, Any
     """Greedy answers of up to 60 tokens; counts the tokens of the answers, not padding."""
     found = _load(weights, "bfloat16")
     prompts = read_prompts(rows)[:: int(every)]
-    generation.answers(found, prompts[:1], 4, label="warm-up")
+    generation.answers(found, prompts[:1], 4)
     began = time.perf_counter()
     texts = generation.answers(found, prompts, 60, int(batch))
     seconds = time.perf_counter() - began
