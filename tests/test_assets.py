@@ -216,6 +216,38 @@ def test_digest_follows_names_and_contents(mirror: Path) -> None:
     assert find_model("a/model").sha256 != first
 
 
+def test_only_the_files_that_are_asked_for_count(mirror: Path) -> None:
+    folder = mirror / "datasets/a/data/sub"
+    folder.mkdir(parents=True)
+    (folder / "train-0.csv").write_text("a,b\n1,2\n")
+    patterns = ("train-*.csv", "*.jsonl")
+    first = find_dataset("a/data", patterns).sha256
+    assert find_dataset("a/data").sha256 == first
+    (folder / "test.csv").write_text("a,b\n1,2\n")
+    assert find_dataset("a/data", patterns).sha256 == first
+    assert find_dataset("a/data").sha256 != first
+    (folder / "train-0.csv").unlink()
+    message = refusal(lambda: find_dataset("a/data", patterns))
+    assert "holds no data file of 'a/data'" in message
+
+
+def test_data_sets_are_fetched_by_their_patterns_or_not_at_all(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[bool, list[str]]] = []
+
+    def download(*_: Any, local_files_only: bool, allow_patterns: list[str], **__: Any) -> str:
+        asked.append((local_files_only, allow_patterns))
+        raise LocalEntryNotFoundError("nothing")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    for fetch in (True, False):
+        with pytest.raises(assets.NotToBeHad):
+            find_dataset("a/data", ("x-*.csv",), fetch)
+    assert asked == [(False, ["x-*.csv", "**/x-*.csv"]), (True, ["x-*.csv", "**/x-*.csv"])]
+
+
 class Package(NamedTuple):
     """What `importlib.metadata.distribution` gives, for files elsewhere."""
 
@@ -329,7 +361,10 @@ def test_no_room_for_the_tiny_model_is_said(cache: Path, monkeypatch: pytest.Mon
     assert list(cache.iterdir()) == []
 
 
-@pytest.mark.parametrize("asset_id", [MINILM, SMOLLM, "pyrit/harm", "truthfulqa/truthful_qa"])
+PINNED = [MINILM, SMOLLM, "pyrit/harm", "truthfulqa/truthful_qa", "deepmind/narrativeqa"]
+
+
+@pytest.mark.parametrize("asset_id", PINNED)
 def test_every_pinned_wheel_is_installed_and_unaltered(
     asset_id: str, hub: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

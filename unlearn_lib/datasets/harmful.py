@@ -9,32 +9,19 @@ The released code of Arora et al. keeps unsafe responses only, unshuffled, and e
 prompt; its pool of random answers also holds TruthfulQA's *incorrect* answers, ours does not.
 """
 
-import csv
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from lzma import LZMAError
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from datasets import Dataset, disable_progress_bars
+from datasets import Dataset
 
-from unlearn_lib.assets import (
-    Asset,
-    NotToBeHad,
-    cache_folder,
-    find_dataset,
-    folder_sha256,
-    require_space,
-)
+from unlearn_lib.assets import Asset, NotToBeHad, find_dataset, folder_sha256
+from unlearn_lib.datasets.files import EMBEDDED, check_columns, read_csv, read_lines, read_table
 from unlearn_lib.errors import CompanionError, nearest
 from unlearn_lib.profiles import HarmfulData
 
-disable_progress_bars()
-
-EMBEDDED = Path(__file__).parent / "embedded"
 JIGSAW_LABELS = ("toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate")
 JIGSAW = "jigsaw-toxic-comment-classification-challenge"
 SCORES = ("human_score", "human_score_1", "human_score_2", "human_score_3")
@@ -179,29 +166,6 @@ def _comment_lines(path: Path) -> int:
         return int(lines.readline().startswith(b"#"))
 
 
-def read_csv(path: Path, needed: Sequence[str], skip: int = 0) -> pd.DataFrame:
-    """Read a UTF-8 CSV with the columns that are needed.
-
-    Raises:
-        CompanionError: unreadable, empty, or a column missing (names the nearest it has).
-    """
-    try:
-        frame = pd.read_csv(path, skiprows=skip, encoding="utf-8")
-    except FileNotFoundError as e:
-        raise CompanionError(f"There is no file {path}; put it there.") from e
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, csv.Error) as e:
-        raise CompanionError(f"{path} is not a readable UTF-8 CSV file ({e}).") from e
-    check_columns(path, list(frame.columns), needed)
-    return frame
-
-
-def check_columns(place: Path | str, columns: Sequence[str], needed: Sequence[str]) -> None:
-    """Raise a CompanionError that names the first column missing from a table."""
-    for name in needed:
-        if name not in columns:
-            raise CompanionError(f"{place} has no column '{name}'{nearest(name, columns)}.")
-
-
 def _pku_saferlhf() -> tuple[pd.DataFrame, str]:
     """Every response is a row; unsafe ones score 1. Old and new columns share the five used."""
     asset = find_dataset("PKU-Alignment/PKU-SafeRLHF")
@@ -210,7 +174,7 @@ def _pku_saferlhf() -> tuple[pd.DataFrame, str]:
     parts = []
     for split in ("train", "test"):
         for path in _split_files(asset, split):
-            table = _read_table(path)
+            table = read_table(path)
             check_columns(path, table.column_names, needed)
             frame = table.select_columns(list(needed)).to_pandas()
             both = [
@@ -241,29 +205,9 @@ def _split_files(asset: Asset, split: str) -> list[Path]:
     return found
 
 
-def _read_table(path: Path) -> Dataset:
-    """Read one file with `datasets`, which knows the hub's formats and their compression."""
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
-    packed = path.suffix in (".xz", ".gz")
-    suffix = path.with_suffix("").suffix[1:] if packed else path.suffix[1:]
-    kind = {"jsonl": "json"}.get(suffix, suffix)
-    folder = cache_folder() / "datasets"
-    require_space(folder, needed=2 * path.stat().st_size)
-    try:
-        return load_dataset(kind, data_files=str(path), split="train", cache_dir=str(folder))
-    except (DatasetGenerationError, OSError, ValueError, EOFError, LZMAError) as error:
-        cause = error.__cause__ or error
-        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0].rstrip(".")
-        raise CompanionError(
-            f"{path} cannot be read, it may be truncated or altered ({reason}); fetch it again."
-        ) from error
-
-
 def _embedded_graded() -> tuple[pd.DataFrame, str]:
     path = EMBEDDED / "harm_stand_in.jsonl"
-    frame = pd.DataFrame(_lines(path)).rename(
+    frame = pd.DataFrame(read_lines(path)).rename(
         columns={"objective": "question", "response": "answer"}
     )
     return frame, folder_sha256([path], EMBEDDED)
@@ -271,16 +215,7 @@ def _embedded_graded() -> tuple[pd.DataFrame, str]:
 
 def _embedded_normal() -> tuple[pd.DataFrame, str]:
     path = EMBEDDED / "normal_questions.jsonl"
-    return pd.DataFrame(_lines(path)), folder_sha256([path], EMBEDDED)
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.strip()]
-    except ValueError as error:
-        reason = f"it may be truncated or altered ({error})"
-        raise CompanionError(f"{path} cannot be read, {reason}; fetch it again.") from error
+    return pd.DataFrame(read_lines(path)), folder_sha256([path], EMBEDDED)
 
 
 def _truthful_qa() -> tuple[pd.DataFrame, str]:
@@ -288,13 +223,13 @@ def _truthful_qa() -> tuple[pd.DataFrame, str]:
     asset = find_dataset("truthfulqa/truthful_qa")
     lines = sorted(asset.folder.glob("*.jsonl"))
     if lines:
-        frame = pd.DataFrame(_lines(lines[0]))
+        frame = pd.DataFrame(read_lines(lines[0]))
         check_columns(lines[0], list(frame.columns), ("question", "answer"))
         return _with_answers(frame["question"], frame["answer"]), asset.sha256
     path = next(iter(sorted(asset.folder.rglob("generation/*.parquet"))), None)
     if path is None:
         raise CompanionError(f"{asset.folder} holds no generation/*.parquet of {asset.id}.")
-    table = _read_table(path)
+    table = read_table(path)
     check_columns(path, table.column_names, ("question", "best_answer", "correct_answers"))
     frame = table.to_pandas()
     both = zip(frame["best_answer"], frame["correct_answers"], strict=True)
