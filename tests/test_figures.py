@@ -31,7 +31,7 @@ def histories() -> dict[str, pd.DataFrame]:
 def test_a_redraw_gives_the_same_bytes(tmp_path: Path) -> None:
     before = mpl.rcParams["font.size"], mpl.get_backend()
     drawn = [
-        figures.draw_all(tidy(2, 3), tmp_path / name, "laptop", PROVENANCE, LABELS)
+        figures.draw_all(tidy(2, 3), tmp_path / name, "laptop", PROVENANCE, {"harmful": LABELS})
         for name in ("first", "second")
     ]
     assert [path.suffix for path in drawn[0]] == [".png", ".svg", ".pdf", ".json"]

@@ -140,7 +140,7 @@ def test_abstract_is_a_claim_but_no_row_of_table_one() -> None:
     claims = tables.read_claims(CLAIMS)
     abstract = [claim for claim in claims if claim["place"] == "Abstract"]
     assert [(claim["metric"], claim["value"]) for claim in abstract] == [("effectiveness", 75)]
-    assert len({claim["id"] for claim in claims}) == len(claims) == 9
+    assert len({claim["id"] for claim in claims}) == len(claims) == 21
 
 
 def test_order_of_methods_is_the_profiles() -> None:
@@ -152,7 +152,9 @@ def test_order_of_methods_is_the_profiles() -> None:
 def test_files_are_whole_escaped_and_the_same_twice(tmp_path: Path) -> None:
     details = {"git": {"commit": "abc1234"}}
     written = [
-        tables.write_all(tidy(2, 3), tmp_path / name, "laptop", details, CLAIMS, LABELS)
+        tables.write_all(
+            tidy(2, 3), tmp_path / name, "laptop", details, CLAIMS, {"harmful": LABELS}
+        )
         for name in ("first", "second")
     ]
     assert [path.suffix for path in written[0]] == [".csv", ".md", ".tex", ".html", ".json"]

@@ -75,7 +75,12 @@ def draw(profile: Profile) -> list[Path]:
     """Draw the profile's figures and write its tables from stored results; never trains."""
     frame, origin, where = stored(profile)
     print(f"Drawing from {where} ({len(frame)} rows).")
-    labels = {method.name: method.label for method in profile.harmful.methods}
+    experiments = {"harmful": profile.harmful, "book": getattr(profile, "book", None)}
+    labels = {
+        name: {method.name: method.label for method in settings.methods}
+        for name, settings in experiments.items()
+        if settings is not None
+    }
     folder = ROOT / "figures" / profile.name
     paths = figures.draw_all(frame, folder, profile.name, origin, labels)
     return paths + tables.write_all(frame, folder, profile.name, origin, CLAIMS, labels)

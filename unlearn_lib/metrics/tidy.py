@@ -97,14 +97,16 @@ _METRICS = (
     Metric(
         "similarity_text",
         "cosine",
-        "lower",
-        "Embedding cosine of continuations with the text to be forgotten.",
+        "neither",
+        "Embedding cosine of continuations with the true text; low is wanted on forget, high on "
+        "what is to be kept.",
     ),
     Metric(
         "bleu",
         "score",
-        "lower",
-        "BLEU / 100 of continuations against the text to be forgotten.",
+        "neither",
+        "BLEU / 100 of continuations against the true text; low is wanted on forget, high on "
+        "what is to be kept.",
     ),
     Metric(
         "rougeL_recall",
@@ -112,7 +114,40 @@ _METRICS = (
         "neither",
         "ROUGE-L recall of the true text; low is wanted on forget, high on retain.",
     ),
-    Metric("verbatim_share", "share", "lower", "Continuations that hold a verbatim run."),
+    Metric(
+        "verbatim_share",
+        "share",
+        "neither",
+        "Continuations that hold a verbatim run (20 tokens or more) of the true text; low is "
+        "wanted on forget, high on what is to be kept.",
+    ),
+    Metric(
+        "verbatim_run",
+        "tokens",
+        "neither",
+        "Mean longest run of tokens that a continuation shares with the true text; low is wanted "
+        "on forget, high on what is to be kept.",
+    ),
+    Metric(
+        "perplexity",
+        "none",
+        "neither",
+        "Perplexity of the true text; the base model's is wanted on forget, low on what is to be "
+        "kept.",
+    ),
+    Metric(
+        "ks_distance",
+        "score",
+        "lower",
+        "Two-sample Kolmogorov-Smirnov distance of per-passage losses, unlearned against base; 0 "
+        "is no difference.",
+    ),
+    Metric(
+        "ks_p_value",
+        "p-value",
+        "neither",
+        "p-value of `ks_distance`; a small one tells the model from the base model on that split.",
+    ),
     Metric(
         "probability",
         "score",

@@ -1,0 +1,62 @@
+"""Figures as the papers would print them, drawn from the tidy table alone; nothing here trains.
+
+`draw_all` is what `python -m unlearn_lib figures` calls; notebooks call the figures themselves.
+Each is saved as PNG, SVG and PDF with a JSON of provenance beside it; the same tidy table gives
+the same bytes. Seeds are pooled as `unlearn_lib.tables.common` says. Figures are plain `Figure`
+objects, so that no backend is forced on a notebook.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from unlearn_lib import tables
+from unlearn_lib.figures.book import book_methods_figure
+from unlearn_lib.figures.curves import implant_curve_figure, loss_curves_figure
+from unlearn_lib.figures.harmful import harmful_rate_figure
+from unlearn_lib.figures.style import STYLE, WIDTH_INCHES, Picture, footer, save_figure
+from unlearn_lib.figures.tradeoff import book_tradeoff_figure
+
+__all__ = [
+    "STYLE",
+    "WIDTH_INCHES",
+    "Picture",
+    "book_methods_figure",
+    "book_tradeoff_figure",
+    "draw_all",
+    "footer",
+    "harmful_rate_figure",
+    "implant_curve_figure",
+    "loss_curves_figure",
+    "save_figure",
+]
+
+FIGURES = {
+    "harmful": {"harmful_rate": harmful_rate_figure},
+    "book": {"book_tradeoff": book_tradeoff_figure, "book_methods": book_methods_figure},
+}
+
+
+def draw_all(
+    frame: pd.DataFrame,
+    folder: Path,
+    profile_name: str,
+    provenance: Mapping[str, Any],
+    labels: Mapping[str, Mapping[str, str]] | None = None,
+) -> list[Path]:
+    """Draw the figures of every experiment that the tidy table holds; return their paths.
+
+    `provenance` is written beside each figure; `labels` maps, for each experiment, method names
+    to display names, in order. Raises `CompanionError` where results are missing, with the
+    command that makes them.
+    """
+    details = {**provenance, "profile": profile_name}
+    paths = []
+    for experiment, rows in tables.experiments_in(frame, FIGURES, profile_name).items():
+        own_labels = (labels or {}).get(experiment)
+        for name, figure_of in FIGURES[experiment].items():
+            figure = figure_of(rows, profile_name, provenance, own_labels)
+            paths += save_figure(figure, folder, name, details, rows)
+    return paths
