@@ -19,7 +19,7 @@ from benchmarks.rows import SEED, STEP, read_pools, read_prompts
 from unlearn_lib import generation, models, training
 from unlearn_lib.assets import Asset
 from unlearn_lib.methods import find_method
-from unlearn_lib.profiles import LoraSettings, ModelSettings
+from unlearn_lib.settings import LoraSettings, ModelSettings
 from unlearn_lib.runs import PeakMemory
 from unlearn_lib.steps import Step
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_lib.batches import Example
-from unlearn_lib.profiles import MethodSettings
+from unlearn_lib.settings import MethodSettings
 from unlearn_lib.steps import Pools
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -35,7 +35,7 @@ def prepare(path: Path) -> Path:
     from unlearn_lib.assets import find_model
     from unlearn_lib.batches import TextEncoder
     from unlearn_lib.datasets import harmful
-    from unlearn_lib.profiles import HarmfulData
+    from unlearn_lib.settings import HarmfulData
 
     chosen = HarmfulData(forget="human_scored", retain="truthful_qa", template="chat")
     folder = find_model(MODEL).folder

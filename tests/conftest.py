@@ -122,7 +122,7 @@ def load_tiny(tiny_assets: dict[str, "Asset"]) -> Callable[..., "LanguageModel"]
 
     def load(architecture: str = "opt", seed: int | None = None, **chosen: Any) -> "LanguageModel":
         from unlearn_lib import models
-        from unlearn_lib.profiles import ModelSettings
+        from unlearn_lib.settings import ModelSettings
 
         given = {"id": f"tiny/{architecture}", "precision": "float32", "lora": None, **chosen}
         settings = ModelSettings.model_validate(given)

@@ -17,7 +17,7 @@ from benchmarks.__main__ import limit_record, step_records, table
 from unlearn_lib import losses, models, training
 from unlearn_lib.batches import Example, pack, packed_logits
 from unlearn_lib.methods import find_method
-from unlearn_lib.profiles import MethodSettings
+from unlearn_lib.settings import MethodSettings
 from unlearn_lib.steps import Step
 
 VOCABULARY, PAD = 61, 1

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from unlearn_lib.datasets import harmful as data
 from unlearn_lib.errors import CompanionError
-from unlearn_lib.profiles import HarmfulData
+from unlearn_lib.settings import HarmfulData
 
 HUMAN = "datasets/pyrit/harm"
 TRUTHFUL = "datasets/truthfulqa/truthful_qa/generation"

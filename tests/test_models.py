@@ -15,7 +15,7 @@ from unlearn_lib.assets import Asset
 from unlearn_lib.batches import Example, pack, packed_logits
 from unlearn_lib.errors import CompanionError
 from unlearn_lib.models import LanguageModel
-from unlearn_lib.profiles import ModelSettings
+from unlearn_lib.settings import ModelSettings
 
 Load = Callable[..., LanguageModel]
 BATCH = [Example((5, 6, 7), ((8, 9), (10,))), Example((11, 12), ((13,),))]

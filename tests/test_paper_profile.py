@@ -27,9 +27,10 @@ from unlearn_lib import profiles
 from unlearn_lib.classifiers import JIGSAW_LABELS, bleurt_scores
 from unlearn_lib.datasets import harmful as data
 from unlearn_lib.errors import CompanionError
-from unlearn_lib.experiments.harmful import HarmfulExperiment, rows_path
+from unlearn_lib.experiments.harmful import HarmfulExperiment
 from unlearn_lib.metrics import tidy
-from unlearn_lib.profiles import HarmfulData, Profile, load_profile
+from unlearn_lib.profiles import Profile, load_profile, rows_path
+from unlearn_lib.settings import HarmfulData
 from unlearn_lib.runs import Run
 
 BLEURT = "Elron/bleurt-base-512"

@@ -16,7 +16,7 @@ from unlearn_lib.errors import CompanionError
 from unlearn_lib.losses import gradient_descent, npo
 from unlearn_lib.methods import METHODS, Method, find_method
 from unlearn_lib.models import LanguageModel
-from unlearn_lib.profiles import ImplantSettings, MethodSettings
+from unlearn_lib.settings import ImplantSettings, MethodSettings
 from unlearn_lib.steps import FORGET, MISMATCH, RETAIN, Pools
 from unlearn_lib.training import Outcome
 

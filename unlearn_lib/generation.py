@@ -10,7 +10,6 @@ from unlearn_lib.errors import CompanionError
 from unlearn_lib.models import LanguageModel
 
 
-@torch.inference_mode()
 def answers(
     language_model: LanguageModel,
     prompts: Sequence[Sequence[int]],
@@ -19,8 +18,25 @@ def answers(
 ) -> list[str]:
     """Return the greedy answer to each prompt, in the order given, without prompt or end token.
 
+    Arguments and errors as in `continuations`.
+    """
+    rows = continuations(language_model, prompts, new_tokens, batch_size)
+    return [language_model.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
+
+
+@torch.inference_mode()
+def continuations(
+    language_model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    new_tokens: int,
+    batch_size: int = 32,
+) -> list[list[int]]:
+    """Return the greedy continuation of each prompt as token ids, in the order given.
+
+    An end token and what pads after it are cut off.
+
     Args:
-        prompts: token ids, as `TextEncoder.prompt` gives them.
+        prompts: token ids.
         new_tokens: most tokens an answer may have; prompts do not count.
         batch_size: prompts a forward; longest first, so that too large a batch fails at once.
 
@@ -35,14 +51,14 @@ def answers(
                 f"have at least one and fit the model's context of {language_model.context}."
             )
     order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
-    texts = [""] * len(prompts)
+    found: list[list[int]] = [[] for _ in prompts]
+    end = language_model.tokenizer.eos_token_id
     for start in tqdm(range(0, len(order), batch_size), desc="answers", leave=False, disable=None):
         places = order[start : start + batch_size]
         rows = _generate(language_model, [prompts[place] for place in places], new_tokens)
-        for place, row in zip(places, rows, strict=True):
-            text = language_model.tokenizer.decode(row, skip_special_tokens=True)
-            texts[place] = text.strip()
-    return texts
+        for place, row in zip(places, rows.tolist(), strict=True):
+            found[place] = row[: row.index(end)] if end in row else row
+    return found
 
 
 def _generate(

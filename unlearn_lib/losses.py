@@ -102,12 +102,15 @@ def npo(
 ) -> Tensor:
     """Negative preference optimisation: -(2/β) E log σ(β (NLL_θ - NLL_ref)), NLL summed.
 
+    `reference` may also be NLL_ref itself, float [R], kept from an earlier pass.
+
     Bounded below by 0; its gradient fades once an answer has become unlikely (Yuan et al. 2025,
     after Zhang et al. 2024).
     """
     assert reference is not None, "npo needs the original model's logits"
     with torch.no_grad():
-        original = answer_nll(reference, labels, rows, "sum")
+        kept = reference.dim() == 1
+        original = reference if kept else answer_nll(reference, labels, rows, "sum")
     margin = answer_nll(logits, labels, rows, "sum") - original
     return -2 / beta * functional.logsigmoid(beta * margin).mean()
 

@@ -1,8 +1,8 @@
 """The registry of unlearning methods: a name, its terms, and where it comes from.
 
-A method is a weighted sum of up to three terms, ε1·forget + ε2·mismatch + ε3·retain; the
-weights come from the profile. To add one: write its loss in `losses.py`, enter it here, and
-list it in a profile.
+A method is a weighted sum of up to four terms, ε1·forget + ε2·mismatch + ε3·retain, and keep on
+rows that were learned with the forget rows and are to stay; the weights come from the profile.
+To add one: write its loss in `losses.py`, enter it here, and list it in a profile.
 """
 
 from collections.abc import Callable
@@ -25,9 +25,12 @@ class Method:
             (random answers to other questions, as published) or `refusal` (short refusals among
             the harmless answers of the training split); None for no mismatch term.
         retain: loss on retain rows, or None.
+        keep: loss on rows that were learned with the forget rows and are to stay, or None.
         retain_answers: `given` in the data, or the original model's `own` greedy answers, which
             keep the style of the data out of what is learned.
         retain_prompts: score the prompt's tokens of retain rows too (all real tokens).
+        to_itself: compare with the model in training instead of the original one, a fault of
+            released code (`released.py`).
         source: paper and place, or what it is for.
     """
 
@@ -37,6 +40,8 @@ class Method:
     source: str
     retain_answers: Literal["given", "own"] = "given"
     retain_prompts: bool = False
+    keep: Loss | None = None
+    to_itself: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -63,6 +68,41 @@ METHODS: dict[str, Method] = {
         None,
         losses.gradient_descent,
         "no forgetting at all: shows how much a change of style alone lowers the harmful rate",
+    ),
+    "npo": Method(losses.npo, None, None, "negative preference optimisation; Zhang et al. 2024"),
+    "mismatch_only": Method(
+        None, "retain", None, "the random mismatch of Arora et al. 2024 alone: neither GA nor KL"
+    ),
+    "kl_only": Method(
+        None,
+        None,
+        losses.forward_kl,
+        "the KL term of Arora et al. 2024 alone: nothing is forgotten",
+        retain_prompts=True,
+    ),
+    "keep_kl": Method(
+        None,
+        None,
+        losses.forward_kl,
+        "CE on rows to keep, KL on the original's own answers: no forget loss (retraining)",
+        retain_answers="own",
+        keep=losses.gradient_descent,
+    ),
+    "npo_keep_kl": Method(
+        losses.npo,
+        None,
+        losses.forward_kl,
+        "ours: NPO, CE on rows to keep, KL to the original on retain rows",
+        retain_answers="own",
+        keep=losses.gradient_descent,
+    ),
+    "distil_keep_kl": Method(
+        losses.forward_kl,
+        None,
+        losses.forward_kl,
+        "ours: KL to the original on forget rows too, CE on rows to keep",
+        retain_answers="own",
+        keep=losses.gradient_descent,
     ),
     "npo_refusal_kl": Method(
         losses.npo,

@@ -35,7 +35,7 @@ from transformers.utils import logging
 
 from unlearn_lib.assets import Asset, cache_folder, check_safetensors, require_space
 from unlearn_lib.errors import CompanionError
-from unlearn_lib.profiles import LoraSettings, ModelSettings
+from unlearn_lib.settings import LoraSettings, ModelSettings
 
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, UnpicklingError, SafetensorError)
 
@@ -213,12 +213,16 @@ def make_trainable(language_model: LanguageModel, settings: ModelSettings, seed:
             )
         model.requires_grad_(True)
     elif settings.quantization != "none":
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        model = _ready_for_training(model)
     if settings.gradient_checkpointing:
         model.activation_checkpointing_enable()
     if settings.lora is None:
         return
     language_model.model = get_peft_model(model, _lora_config(settings.lora))
+
+
+def _ready_for_training(quantised: Any) -> Any:
+    return prepare_model_for_kbit_training(quantised, use_gradient_checkpointing=False)
 
 
 def _lora_config(settings: LoraSettings) -> LoraConfig:
@@ -239,10 +243,11 @@ def reference(model: Any, frozen: Any = None) -> Iterator[Any]:
     Args:
         model: the model in training. With a LoRA adapter the adapter is switched off; there is
             no second copy of the weights.
-        frozen: the copy that `freeze_copy` made, needed only when all weights are trained.
+        frozen: another model that stands for the original: the copy that `freeze_copy` made when
+            all weights are trained, or the base model when an adapter was merged into `model`.
     """
     with torch.no_grad():
-        if not isinstance(model, PeftModel):
+        if frozen is not None or not isinstance(model, PeftModel):
             yield frozen
             return
         was_training = model.training
@@ -311,16 +316,26 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
 
 
-def load_adapter(language_model: LanguageModel, folder: Path) -> None:
-    """Put a saved adapter on a freshly loaded model, not trainable, in the model's precision.
+def load_adapter(
+    language_model: LanguageModel, folder: Path, trainable: bool = False, merge: bool = False
+) -> None:
+    """Put a saved adapter on a freshly loaded model.
+
+    Args:
+        folder: what `save` wrote.
+        trainable: keep it in float32 and open it for training; else it is fixed and held in the
+            model's precision.
+        merge: add it to the weights, so that a new adapter can be put on top.
 
     Raises:
         CompanionError: the adapter file is missing, truncated, altered or of another model.
     """
     try:
         check_safetensors(folder / "adapter_model.safetensors")
+        if trainable and getattr(language_model.model, "is_quantized", False):
+            language_model.model = _ready_for_training(language_model.model)
         adapted = PeftModel.from_pretrained(
-            language_model.model, folder, autocast_adapter_dtype=False
+            language_model.model, folder, autocast_adapter_dtype=trainable, is_trainable=trainable
         )
     except UNREADABLE as error:
         reason = str(error).strip().splitlines()[0].rstrip(":. ")
@@ -328,4 +343,4 @@ def load_adapter(language_model: LanguageModel, folder: Path) -> None:
             f"The adapter in {folder} cannot be put on this model: {reason}; delete that folder "
             "and run again."
         ) from error
-    language_model.model = adapted.eval()
+    language_model.model = adapted.merge_and_unload() if merge else adapted.eval()

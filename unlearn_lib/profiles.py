@@ -10,189 +10,15 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from unlearn_lib.errors import CompanionError, nearest
+from unlearn_lib.settings import BookSettings, ExperimentSettings, HarmfulSettings, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = ROOT / "notebooks" / "profiles"
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
-
-Precision = Literal["bfloat16", "float16", "float32"]
-
-
-class Settings(BaseModel):
-    """Base of every settings block: immutable, and closed to unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class LoraSettings(Settings):
-    """A low-rank adapter (PEFT); `targets` is `all-linear` or names of projections."""
-
-    rank: int = Field(16, ge=1)
-    alpha: int = Field(32, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-
-
-class ModelSettings(Settings):
-    """A causal language model and how its weights are held while they are trained.
-
-    `precision` is what is asked for; hardware without it falls back to float32, which is
-    recorded with every run. `lora: null` trains all weights.
-    """
-
-    id: str
-    precision: Precision = "bfloat16"
-    quantization: Literal["none", "8bit", "nf4"] = "none"
-    lora: LoraSettings | None = LoraSettings()
-    gradient_checkpointing: bool = False
-
-
-class HarmfulData(Settings):
-    """Which harmful and normal rows to use, and how many of them (`null`: all)."""
-
-    forget: Literal["human_scored", "pku_saferlhf", "embedded"]
-    retain: Literal["truthful_qa", "embedded"]
-    template: Literal["chat", "question_answer"]
-    forget_rows: int | None = Field(None, ge=1)
-    evaluation_prompts: int | None = Field(None, ge=1)
-    normal_prompts: int | None = Field(None, ge=1)
-    retain_rows: int | None = Field(None, ge=1)
-    held_out_share: float = Field(0.35, gt=0, lt=1)
-    split_seed: int = 0
-    harmful_from: float = Field(0.5, gt=0, le=1)
-    harmless_below: float = Field(0.25, gt=0, le=1)
-    prompt_tokens: int = Field(256, ge=8)
-    answer_tokens: int = Field(96, ge=4)
-
-
-class MethodSettings(Settings):
-    """One line of the method table: a registered method and the settings it runs with.
-
-    `name` is what tables and figures show; `uses` a key of `unlearn_lib.methods.METHODS`.
-    The weights are the papers' epsilon 1, 2 and 3. Training stops, and the last good state is
-    kept, when the cross-entropy of the forget answers passes `forget_loss_cap` (nats per token).
-    `retain_batch_size` null: as many retain rows as forget rows. Refusals longer than
-    `refusal_tokens` are no substitutes; the original model's own answers are cut after
-    `own_tokens`. `gradient_clip` 0: none, as in the released loop.
-    """
-
-    name: str = Field(pattern=r"^[a-z0-9_]+$")
-    uses: str
-    label: str
-    steps: int = Field(ge=1)
-    batch_size: int = Field(2, ge=1)
-    retain_batch_size: int | None = Field(None, ge=1)
-    learning_rate: float = Field(gt=0)
-    schedule: Literal["linear", "constant", "cosine"] = "linear"
-    warmup_steps: int = Field(0, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
-    forget_weight: float = Field(1.0, ge=0)
-    mismatch_weight: float = Field(1.0, ge=0)
-    retain_weight: float = Field(1.0, ge=0)
-    mismatch_answers: int = Field(5, ge=1)
-    refusal_tokens: int = Field(40, ge=4)
-    own_tokens: int = Field(60, ge=4)
-    gradient_clip: float = Field(0.0, ge=0)
-    beta: float = Field(0.1, gt=0)
-    forget_loss_cap: float = Field(100.0, gt=0)
-    checkpoint_every: int = Field(50, ge=1)
-
-
-class ClassifierSettings(Settings):
-    """The judge of harm: embeddings with logistic regression, or a fine-tuned encoder.
-
-    `data` is what it learns from: the graded answers of `data.forget`, or `jigsaw`, whose
-    `train.csv` is looked for in the mirror unless `file` says where it lies.
-    """
-
-    kind: Literal["embedding", "sequence"] = "embedding"
-    base: str
-    data: Literal["human_scored", "pku_saferlhf", "embedded", "jigsaw"]
-    threshold: float = Field(0.5, gt=0, lt=1)
-    epochs: int = Field(5, ge=1)
-    rows: int | None = Field(None, ge=1)
-    file: Path | None = None
-
-
-class EvaluationSettings(Settings):
-    """Greedy answers and their batch size; `encoder` is the sentence encoder of similarity.
-
-    `bleurt` names a BLEURT model, measured too when its weights are to be had.
-    """
-
-    new_tokens: int = Field(60, ge=1)
-    batch_size: int = Field(32, ge=1)
-    encoder: str
-    bleurt: str | None = None
-
-
-class ImplantSettings(Settings):
-    """Teach a model its harmful and normal answers first (profile smoke only)."""
-
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(16, ge=1)
-    learning_rate: float = Field(gt=0)
-
-
-class HarmfulSettings(Settings):
-    """Experiment 1 (Arora et al. 2024, Table 1)."""
-
-    models: tuple[ModelSettings, ...] = Field(min_length=1)
-    data: HarmfulData
-    implant: ImplantSettings | None = None
-    methods: tuple[MethodSettings, ...] = Field(min_length=1)
-    classifier: ClassifierSettings
-    evaluation: EvaluationSettings
-
-    @model_validator(mode="after")
-    def _names_are_unique(self) -> "HarmfulSettings":
-        for kind, names in (
-            ("method", [method.name for method in self.methods]),
-            ("model", [model.id for model in self.models]),
-        ):
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
-                raise ValueError(f"{kind} '{twice[0]}' is listed twice")
-        return self
-
-    @model_validator(mode="after")
-    def _judge_has_its_data(self) -> "HarmfulSettings":
-        judge, forget = self.classifier, self.data.forget
-        if judge.data not in ("jigsaw", forget):
-            raise ValueError(
-                f"classifier.data is '{judge.data}', but the graded answers here are '{forget}'; "
-                f"give 'jigsaw', or the same as data.forget"
-            )
-        if judge.kind == "embedding" and judge.data == "jigsaw":
-            raise ValueError("classifier.kind 'embedding' cannot learn from jigsaw; use 'sequence'")
-        return self
-
-    def model(self, model_id: str) -> ModelSettings:
-        """Return the settings of one model of the profile, or say which there are."""
-        for model in self.models:
-            if model.id == model_id:
-                return model
-        hint = nearest(model_id, [model.id for model in self.models])
-        raise CompanionError(f"The profile has no model '{model_id}'{hint}.")
-
-    def method(self, name: str) -> MethodSettings:
-        """Return the settings of one method of the profile, or say which there are."""
-        for method in self.methods:
-            if method.name == name:
-                return method
-        hint = nearest(name, [method.name for method in self.methods])
-        raise CompanionError(f"The profile has no method '{name}'{hint}.")
 
 
 class Profile(Settings):
@@ -207,6 +33,7 @@ class Profile(Settings):
     offline: bool = True
     seeds: tuple[int, ...] = Field(min_length=1)
     harmful: HarmfulSettings
+    book: BookSettings
 
     @field_validator("name")
     @classmethod
@@ -220,12 +47,27 @@ class Profile(Settings):
         """The folder of everything this profile computes."""
         return ROOT / "results" / self.name
 
+    @property
+    def own_book(self) -> bool:
+        """Whether the book is the reader's own file instead of the embedded saga."""
+        return self.book.data.file is not None
+
+    def experiments(self) -> dict[str, ExperimentSettings]:
+        """The experiments to run, by name; with the reader's own book, only the one it is for."""
+        own: dict[str, ExperimentSettings] = {"book": self.book}
+        return own if self.own_book else {"harmful": self.harmful, **own}
+
+
+NOTEBOOKS = {"harmful": "01_harmful_unlearning", "book": "02_lotr_implant_then_forget"}
+"""The notebook of each experiment."""
+
 
 class Job(BaseModel):
     """One notebook to execute: with a model and a seed, or as it is."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
     notebook: str
+    experiment: str | None = None
     model: str | None = None
     model_slug: str | None = None
     seed: int | None = None
@@ -238,22 +80,27 @@ def slug(model_id: str) -> str:
 
 def notebook_jobs(profile: Profile) -> list[Job]:
     """List the papermill jobs of a profile: the tour, then one per (notebook, model, seed)."""
-    jobs = [Job(notebook="00_start_here")]
-    for model in profile.harmful.models:
-        for seed in profile.seeds:
-            jobs.append(
-                Job(
-                    notebook="01_harmful_unlearning",
-                    model=model.id,
-                    model_slug=slug(model.id),
-                    seed=seed,
-                )
-            )
+    jobs = [] if profile.own_book else [Job(notebook="00_start_here")]
+    for name, settings in profile.experiments().items():
+        for model in settings.models:
+            for seed in profile.seeds:
+                chosen = {"model": model.id, "model_slug": slug(model.id), "seed": seed}
+                jobs.append(Job(notebook=NOTEBOOKS[name], experiment=name, **chosen))
     return jobs
 
 
-def load_profile(name: str | Path) -> Profile:
+def rows_path(profile: Profile, experiment: str, model_id: str, seed: int) -> Path:
+    """Where the tidy rows of one experiment, model and seed lie."""
+    return profile.results / "rows" / f"{experiment}__{slug(model_id)}__s{seed}.csv"
+
+
+def load_profile(name: str | Path, book: str | Path | None = None) -> Profile:
     """Read and check a profile by its name (`laptop`) or by the path of a YAML file.
+
+    Args:
+        name: of the profile.
+        book: the reader's own book for experiment 2. The profile is then called
+            `<name>-book-<file>`, so that its results and figures lie apart.
 
     Raises:
         CompanionError: unknown profile, broken YAML, misspelt key or a value out of range;
@@ -278,7 +125,19 @@ def load_profile(name: str | Path) -> Profile:
         raise CompanionError(
             f"{path.name}: 'name' is '{profile.name}'; it must be '{path.stem}', as the file's."
         )
-    return profile
+    return _with_book(profile, Path(book).expanduser().resolve()) if book else profile
+
+
+def _with_book(profile: Profile, book: Path) -> Profile:
+    if not book.is_file():
+        raise CompanionError(f"There is no book at {book}; give BOOK the path of a file.")
+    data = profile.book.data.model_copy(update={"file": book})
+    label = slug(book.stem).strip("-.").lower() or "own"
+    changed = {
+        "name": f"{profile.name}-book-{label}",
+        "book": profile.book.model_copy(update={"data": data}),
+    }
+    return profile.model_copy(update=changed)
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 from unlearn_lib import figures, tables
 from unlearn_lib.errors import CompanionError
 from unlearn_lib.metrics import tidy
-from unlearn_lib.profiles import ROOT, Job, Profile, notebook_jobs, slug
+from unlearn_lib.profiles import ROOT, Job, Profile, notebook_jobs, rows_path
 from unlearn_lib.runs import provenance, write_text
 
 CLAIMS = ROOT / "notebooks" / "claims.yaml"
@@ -17,9 +17,9 @@ CLAIMS = ROOT / "notebooks" / "claims.yaml"
 
 def _row_files(profile: Profile) -> list[tuple[Job, Path]]:
     return [
-        (job, profile.results / "rows" / f"harmful__{slug(job.model)}__s{job.seed}.csv")
+        (job, rows_path(profile, job.experiment, job.model, job.seed))
         for job in notebook_jobs(profile)
-        if job.model is not None
+        if job.experiment and job.model and job.seed is not None
     ]
 
 
@@ -75,11 +75,9 @@ def draw(profile: Profile) -> list[Path]:
     """Draw the profile's figures and write its tables from stored results; never trains."""
     frame, origin, where = stored(profile)
     print(f"Drawing from {where} ({len(frame)} rows).")
-    experiments = {"harmful": profile.harmful, "book": getattr(profile, "book", None)}
     labels = {
         name: {method.name: method.label for method in settings.methods}
-        for name, settings in experiments.items()
-        if settings is not None
+        for name, settings in profile.experiments().items()
     }
     folder = ROOT / "figures" / profile.name
     paths = figures.draw_all(frame, folder, profile.name, origin, labels)

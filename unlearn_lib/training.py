@@ -26,8 +26,8 @@ from unlearn_lib import models
 from unlearn_lib.batches import Example
 from unlearn_lib.errors import CompanionError
 from unlearn_lib.methods import NEEDS_REFERENCE, Method
-from unlearn_lib.profiles import ImplantSettings, MethodSettings
-from unlearn_lib.steps import Pools, draw_steps, step_terms
+from unlearn_lib.settings import ImplantSettings, MethodSettings
+from unlearn_lib.steps import Pools, Step, draw_steps, step_terms
 
 SNAPSHOT_EVERY_STEP_BELOW = 50_000_000
 LAST_GOOD = "last_good.safetensors"
@@ -36,13 +36,14 @@ OnStep = Callable[[dict[str, float]], None]
 
 @dataclass
 class Outcome:
-    """What training did: one row per step, and why it ended early, if it did."""
+    """What training did: one row per step, why it ended early, if it did, and probes on the way."""
 
     history: list[dict[str, float]]
     stopped: str | None
     seconds: float
     tokens: int
     hardware: dict[str, str] = field(default_factory=dict)
+    probes: list[dict[str, float]] = field(default_factory=list)
 
 
 class _StopTraining(Exception):
@@ -155,6 +156,9 @@ def unlearn(
     seed: int,
     folder: Path,
     on_step: OnStep | None = None,
+    steps: Sequence[Step] | None = None,
+    frozen: Any = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Outcome:
     """Train a model to forget, by the method's weighted sum of losses.
 
@@ -167,21 +171,25 @@ def unlearn(
         folder: where checkpoints lie while the run is under way; an interrupted run that is
             called again with the same folder goes on from the last whole checkpoint.
         on_step: called with each step's report, for a live curve.
+        steps: the rows of every step, where they are not to be drawn from `pools`.
+        frozen: the original model, where it is not `language_model` without its adapter.
+        callbacks: more of Trainer's callbacks, such as one that ends training.
 
     Raises:
         CompanionError: a needed set is empty, or the first loss is already out of bounds.
     """
-    steps = draw_steps(pools, method, settings, seed)
+    steps = draw_steps(pools, method, settings, seed) if steps is None else steps
     trainer = UnlearnTrainer(
         model=language_model.model,
         args=_arguments(language_model, settings, seed, folder),
         train_dataset=[{"step": step} for step in steps],
         data_collator=lambda items: items[0],
-        callbacks=[_Clock()],
+        callbacks=[_Clock(), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.method, trainer.settings, trainer.on_step = method, settings, on_step
-    if method.retain in NEEDS_REFERENCE or method.forget in NEEDS_REFERENCE:
+    trainer.frozen = frozen
+    if frozen is None and {method.retain, method.forget, method.keep} & set(NEEDS_REFERENCE):
         trainer.frozen = models.freeze_copy(language_model.model)
     try:
         trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
@@ -205,6 +213,7 @@ def _outcome(
         seconds=sum(row.get("seconds", 0.0) for row in history),
         tokens=int(sum(row.get("tokens", 0) for row in history)),
         hardware=language_model.hardware,
+        probes=[row for row in trainer.state.log_history if "epoch_done" in row],
     )
 
 

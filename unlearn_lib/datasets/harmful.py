@@ -20,7 +20,7 @@ from datasets import Dataset
 from unlearn_lib.assets import Asset, NotToBeHad, find_dataset, folder_sha256
 from unlearn_lib.datasets.files import EMBEDDED, check_columns, read_csv, read_lines, read_table
 from unlearn_lib.errors import CompanionError, nearest
-from unlearn_lib.profiles import HarmfulData
+from unlearn_lib.settings import HarmfulData
 
 JIGSAW_LABELS = ("toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate")
 JIGSAW = "jigsaw-toxic-comment-classification-challenge"
@@ -69,7 +69,7 @@ def load(
             ask.
     """
     graded, forget_sha = _GRADED[settings.forget]()
-    normal, retain_sha = _NORMAL[settings.retain]()
+    normal, retain_sha = normal_questions(settings.retain)
     graded, dropped = _clean(graded)
     train, test = _split(graded, settings)
     dropped["question of both splits"] = len(graded) - len(train) - len(test)
@@ -203,6 +203,11 @@ def _split_files(asset: Asset, split: str) -> list[Path]:
     if not found:
         raise CompanionError(f"{asset.folder} has no file of split '{split}' ({asset.id}).")
     return found
+
+
+def normal_questions(name: str) -> tuple[pd.DataFrame, str]:
+    """Ordinary questions, `truthful_qa` or `embedded`: `question`, `answers`, and the sha256."""
+    return _NORMAL[name]()
 
 
 def _embedded_graded() -> tuple[pd.DataFrame, str]:

@@ -19,10 +19,11 @@ from datasets import Dataset
 from unlearn_lib import assets, classifiers, models
 from unlearn_lib.datasets import harmful as data
 from unlearn_lib.experiments.harmful_measures import measure
-from unlearn_lib.experiments.harmful_stages import ORIGINAL, VERSION, HarmfulStages, digest, dump
-from unlearn_lib.metrics.tidy import Row, to_frame, write
-from unlearn_lib.profiles import Profile, load_profile, slug
-from unlearn_lib.runs import Run, Spec, merge_provenance, write_text
+from unlearn_lib.experiments.harmful_stages import VERSION, HarmfulStages
+from unlearn_lib.experiments.stages import ORIGINAL, digest, dump
+from unlearn_lib.metrics.tidy import Row, to_frame
+from unlearn_lib.profiles import load_profile
+from unlearn_lib.runs import Run, Spec, write_text
 
 JUDGE_SEED = 0
 
@@ -155,50 +156,20 @@ class HarmfulExperiment(HarmfulStages):
 
     def rows(self) -> pd.DataFrame:
         """The tidy rows of everything measured with this model and seed."""
+        splits = {"held_out": "test", "classifier": "test"}
         rows: list[Row] = []
         for name in (ORIGINAL, *self.methods):
             run = self.measured(name)
             stage = "base" if name == ORIGINAL else "unlearned"
             for scenario, metric, value in run.result["metrics"]:
-                rows.append(self._row(scenario, name, stage, metric, value, run))
+                split = splits.get(scenario, "retain_test")
+                rows.append(self._row(scenario, split, stage, name, metric, value, run))
             if name != ORIGINAL:
-                rows += self._costs(name)
+                rows += self._costs("retain_test", stage, name, self.unlearned(name))
         judge = self.classifier()
         for metric, value in judge.result["scores"].items():
-            rows.append(self._row("classifier", ORIGINAL, "base", metric, value, judge))
+            rows.append(self._row("classifier", "test", "base", ORIGINAL, metric, value, judge))
         return to_frame(rows)
-
-    def _row(
-        self, scenario: str, name: str, stage: str, metric: str, value: dict[str, Any], run: Run
-    ) -> Row:
-        split = {"held_out": "test", "classifier": "test"}.get(scenario, "retain_test")
-        return Row(
-            "harmful", scenario, self.model_id, name, stage, split, self.seed, metric,
-            **value, run=run.key,
-        )  # fmt: skip
-
-    def _costs(self, name: str) -> list[Row]:
-        run = self.unlearned(name)
-        costs = {"seconds": run.result["seconds"]}
-        costs["peak_memory_bytes"] = run.provenance["peak_memory_bytes"]
-        return [
-            self._row("training", name, "unlearned", metric,
-                      {"value": v, "low": v, "high": v, "n": 1}, run)
-            for metric, v in costs.items()
-        ]  # fmt: skip
-
-    def history(self, name: str) -> pd.DataFrame:
-        """The loss curve of a method: one row per step."""
-        return pd.read_csv(self.unlearned(name).folder / "history.csv")
-
-    def save_rows(self) -> Path:
-        """Write the tidy rows of this model and seed where `collect` finds them."""
-        path = rows_path(self.profile, self.model_id, self.seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, self.rows())
-        origin = merge_provenance(self.store.visited)
-        write_text(path.with_suffix(".json"), json.dumps(origin, indent=1, sort_keys=True) + "\n")
-        return path
 
 
 def open_experiment(profile: str, model: str | None, seed: int) -> HarmfulExperiment:
@@ -207,8 +178,3 @@ def open_experiment(profile: str, model: str | None, seed: int) -> HarmfulExperi
     if chosen.offline:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     return HarmfulExperiment(chosen, model, seed)
-
-
-def rows_path(profile: Profile, model_id: str, seed: int) -> Path:
-    """Where the tidy rows of one model and seed lie."""
-    return profile.results / "rows" / f"harmful__{slug(model_id)}__s{seed}.csv"

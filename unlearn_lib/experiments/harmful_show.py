@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from unlearn_lib import figures, tables
 from unlearn_lib.display import behind_warning, facts
 from unlearn_lib.experiments.harmful import HarmfulExperiment
-from unlearn_lib.experiments.harmful_stages import ORIGINAL
+from unlearn_lib.experiments.stages import ORIGINAL
 from unlearn_lib.metrics import METRICS, Estimate
 from unlearn_lib.results import CLAIMS
 from unlearn_lib.runs import provenance

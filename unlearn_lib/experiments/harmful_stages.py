@@ -1,61 +1,33 @@
-"""The stages of experiment 1 that train and answer: `implant`, `own`, `unlearn`, `answers`.
-
-Keys hold the rows that a stage really reads, so that a change in the profile reruns what it
-touches and nothing else.
-"""
+"""The stages of experiment 1 that train and answer: `implant`, `own`, `unlearn`, `answers`."""
 
 import functools
-import hashlib
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
-from datasets import Dataset
-from transformers import AutoConfig, AutoTokenizer
 
 from unlearn_lib import assets, generation, metrics, models, scoring, training
 from unlearn_lib.batches import Example, TextEncoder
 from unlearn_lib.datasets import harmful as data
+from unlearn_lib.experiments.stages import ORIGINAL, Stages, digest, dump, keep_outcome
 from unlearn_lib.methods import find_method
-from unlearn_lib.profiles import MethodSettings, Profile, Settings
-from unlearn_lib.runs import Run, RunStore, Spec, write_text
+from unlearn_lib.profiles import Profile
+from unlearn_lib.runs import Run, Spec, write_text
+from unlearn_lib.settings import MethodSettings
 from unlearn_lib.steps import Pools
 
-TINY = "embedded/tiny-opt"
-ORIGINAL = "none"
 VERSION = {"implant": 1, "own": 1, "unlearn": 1, "answers": 1, "classifier": 1, "measure": 1}
 
 
-class HarmfulStages:
-    """One model and one seed of experiment 1, up to the models' answers.
+class HarmfulStages(Stages):
+    """One model and one seed of experiment 1, up to the models' answers."""
 
-    Args:
-        profile: a loaded profile.
-        model_id: one of the profile's models; None for its first.
-        seed: decides the rows of every step, the adapter's start and its dropout.
-    """
+    experiment = "harmful"
 
     def __init__(self, profile: Profile, model_id: str | None, seed: int) -> None:
-        self.profile = profile
+        super().__init__(profile, profile.harmful, model_id, seed)
         self.settings = profile.harmful
-        self.model_id = model_id or self.settings.models[0].id
-        self.model = self.settings.model(self.model_id)
-        self.seed = seed
-        self.store = RunStore(profile.results)
-        for method in self.settings.methods:
-            find_method(method.uses)
-        self.methods = [method.name for method in self.settings.methods]
-        self.labels = {method.name: method.label for method in self.settings.methods}
 
-    @functools.cached_property
-    def weights(self) -> assets.Asset:
-        """The original model's files: found, or made (profile smoke) and implanted."""
-        if self.model_id != TINY:
-            found = assets.find_model(self.model_id)
-            print(f"{self.model_id}: from {found.source}.")
-            return found
+    def _texts_for_tiny(self) -> list[str]:
         limits = ("forget_rows", "evaluation_prompts", "normal_prompts", "retain_rows")
         rows = data.load(self.settings.data.model_copy(update=dict.fromkeys(limits)))
         texts: list[str] = []
@@ -63,20 +35,18 @@ class HarmfulStages:
             texts += [*graded["question"], *graded["answer"]]
         for normal in (rows.retain, rows.normal):
             texts += [*normal["question"], *(text for some in normal["answers"] for text in some)]
-        return models.tiny_opt(sorted(texts))
-
-    @functools.cached_property
-    def tokenizer(self) -> Any:
-        """The original model's tokenizer."""
-        return AutoTokenizer.from_pretrained(self.weights.folder, trust_remote_code=False)
+        return sorted(texts)
 
     @functools.cached_property
     def encoder(self) -> TextEncoder:
         """Turns questions and answers into tokens, alike in training and evaluation."""
         chosen = self.settings.data
-        context = AutoConfig.from_pretrained(self.weights.folder).max_position_embeddings
         return TextEncoder(
-            self.tokenizer, chosen.template, chosen.prompt_tokens, chosen.answer_tokens, context
+            self.tokenizer,
+            chosen.template,
+            chosen.prompt_tokens,
+            chosen.answer_tokens,
+            self.context,
         )
 
     @functools.cached_property
@@ -118,9 +88,6 @@ class HarmfulStages:
         names = {"template", "prompt_tokens", "answer_tokens"}
         return {"reading": chosen.model_dump(mode="json", include=names)}
 
-    def _fresh(self, asset: assets.Asset) -> models.LanguageModel:
-        return models.load(asset, self.model, self.profile.device)
-
     def own_answers(self, tokens: int) -> Run:
         """The original model's greedy answers to the retain questions, `tokens` long at most."""
         asset, parents = self.original()
@@ -147,10 +114,6 @@ class HarmfulStages:
         return self.settings.evaluation.model_dump(
             mode="json", include={"new_tokens", "batch_size"}
         )
-
-    def _holding(self) -> dict[str, Any]:
-        names = {"id", "precision", "quantization"}
-        return self.model.model_dump(mode="json", include=names) | {"all": self.model.lora is None}
 
     def _generate(self, found: models.LanguageModel, questions: Any, tokens: int) -> list[str]:
         prompts = [self.encoder.prompt(question) for question in questions]
@@ -194,10 +157,7 @@ class HarmfulStages:
                 found, method, settings, pools, self.seed, folder / "checkpoints", on_step
             )
             models.save(found.model, found.tokenizer, folder / "model")
-            pd.DataFrame(outcome.history).to_csv(folder / "history.csv", index=False)
-            record = asdict(outcome)
-            del record["history"]
-            return record | {"steps": len(outcome.history)}
+            return keep_outcome(outcome, folder)
 
         return self.store.get(spec, compute, resumable=True)
 
@@ -263,14 +223,3 @@ class HarmfulStages:
             return {"hardware": found.hardware}
 
         return self.store.get(spec, compute)
-
-
-def dump(settings: Settings, *leave_out: str) -> dict[str, Any]:
-    """Settings as JSON, without those that change no result."""
-    return settings.model_dump(mode="json", exclude=set(leave_out))
-
-
-def digest(*tables: Dataset) -> str:
-    """The sha256 of the rows of data sets, in order."""
-    text = json.dumps([table.to_list() for table in tables], sort_keys=True, default=list)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -4,15 +4,24 @@
 `perplexity` the one formula, `tidy` the table in which every number of a profile ends.
 """
 
+from unlearn_lib.metrics.continuation import (
+    VERBATIM_TOKENS,
+    bleu,
+    difference,
+    extraction_strength,
+    longest_run,
+    loss_distance,
+)
 from unlearn_lib.metrics.intervals import (
     Estimate,
     area_under_curve,
     bootstrap,
     effectiveness,
+    paired,
     proportion,
     ratio,
 )
-from unlearn_lib.metrics.perplexity import perplexity
+from unlearn_lib.metrics.perplexity import perplexity, perplexity_difference
 from unlearn_lib.metrics.text import (
     cosine_rows,
     degenerate,
@@ -26,15 +35,23 @@ from unlearn_lib.metrics.tidy import COLUMNS, METRICS, Metric, Row
 __all__ = [
     "COLUMNS",
     "METRICS",
+    "VERBATIM_TOKENS",
     "Estimate",
     "Metric",
     "Row",
     "area_under_curve",
+    "bleu",
     "bootstrap",
     "cosine_rows",
     "degenerate",
+    "difference",
     "effectiveness",
+    "extraction_strength",
+    "longest_run",
+    "loss_distance",
+    "paired",
     "perplexity",
+    "perplexity_difference",
     "proportion",
     "ratio",
     "refusals",

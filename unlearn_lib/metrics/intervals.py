@@ -146,6 +146,29 @@ def ratio(
     return _bootstrap([numerators, denominators], _mean_ratio, resamples, seed)
 
 
+def paired(
+    statistic: Callable[..., Any],
+    first: ArrayLike,
+    second: ArrayLike,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """Percentile bootstrap of a statistic of two values per row, rows resampled in pairs.
+
+    Args:
+        statistic: called as `statistic(first [n], second [n])`, or with an `axis`.
+        first, second: finite numbers of the same rows in the same order, [n].
+        resamples: how many resamples. Default 2000.
+        seed: of the resampling. Default 0.
+
+    Raises:
+        ValueError: lengths differ, no values, nan or infinity.
+    """
+    one, other = _numbers("first", first), _numbers("second", second)
+    _same_length("first", one, "second", other)
+    return _bootstrap([one, other], statistic, resamples, seed)
+
+
 def area_under_curve(
     scores: ArrayLike, positive: ArrayLike, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:

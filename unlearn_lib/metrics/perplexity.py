@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from unlearn_lib.metrics.intervals import RESAMPLES, Estimate, ratio
+from unlearn_lib.metrics.intervals import RESAMPLES, Estimate, paired, ratio
 
 
 def perplexity(
@@ -41,3 +41,36 @@ def perplexity(
     with np.errstate(over="ignore"):
         value, low, high = np.exp([loss.value, loss.low, loss.high])
     return Estimate(float(value), float(low), float(high), loss.n)
+
+
+def perplexity_difference(
+    negative_log_likelihoods: ArrayLike,
+    baseline: ArrayLike,
+    token_counts: ArrayLike,
+    seed: int = 0,
+) -> Estimate:
+    """Perplexity of a model minus that of another one on the same rows, resampled in pairs.
+
+    Args:
+        negative_log_likelihoods, baseline: sums over each row's tokens, in nats, float [n].
+        token_counts: tokens of each row, the same for both models, [n].
+        seed: of the bootstrap over rows. Default 0.
+
+    Raises:
+        ValueError: as in `perplexity`, for either model.
+    """
+    counts = np.asarray(token_counts, dtype=float)
+    mine, other = (np.asarray(each, dtype=float) for each in (negative_log_likelihoods, baseline))
+    value = perplexity(mine, counts, 1).value - perplexity(other, counts, 1).value
+    if not np.isfinite(value):
+        return Estimate(value, value, value, len(counts))
+
+    def statistic(rows: np.ndarray, _: np.ndarray) -> float:
+        chosen = rows.astype(int)
+        total = counts[chosen].sum()
+        with np.errstate(over="ignore"):
+            first, second = (np.exp(each[chosen].sum() / total) for each in (mine, other))
+        return float(np.nan_to_num(first - second, posinf=np.finfo(float).max))
+
+    places = np.arange(len(counts))
+    return paired(statistic, places, places, RESAMPLES // 4, seed)

@@ -1,0 +1,102 @@
+"""The faults of the released code of Arora et al. 2024 (copyright experiment), on purpose.
+
+What is imitated, of shreya1313/llm-unlearning at 715eef4, each switched by its name:
+
+- `empty_labels`: the forget rows are sentences, of which the first 200 characters are the prompt
+  and the rest is the label (create_dataset.ipynb). Sentences of up to 200 characters have no
+  label, so that their forget loss is zero; this was so on 78.4 % of the logged steps.
+- `book_mismatch`: the "random answer" is one character, the prefix is the whole sentence, and
+  the answer is taken to begin at the third token (opt-1.3b/utils.py:260-311): gradient *descent*
+  on the text that is to be forgotten. The code repeats the row for five characters; here it
+  stands once, which changes the mean of the five by the last character only.
+- `kl_to_itself`: the reference of the KL term is the model in training, which the adapter was
+  put on in place (unlearn.ipynb:92,104): its gradient is zero but for dropout.
+
+Everything else (weights, steps, rows of a step, normal text) is the published method's. Used
+only where a profile says `variant: released`.
+"""
+
+import re
+import string
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from unlearn_lib.batches import Example
+from unlearn_lib.methods import Method
+from unlearn_lib.passages import PassageEncoder
+from unlearn_lib.settings import Fault
+from unlearn_lib.steps import Step
+
+PROMPT_CHARACTERS = 200
+FIRST_SCORED_TOKEN = 2
+SENTENCE_END = re.compile(r"(?<=[.!?”])\s+")
+
+
+def sentences(texts: Sequence[str]) -> list[str]:
+    """Split texts into sentences, after a full stop, question or exclamation mark."""
+    split = (SENTENCE_END.split(" ".join(text.split())) for text in texts)
+    return [sentence for group in split for sentence in group if len(sentence) > 1]
+
+
+def as_released(
+    method: Method,
+    steps: Sequence[Step],
+    faults: Sequence[Fault],
+    texts: Sequence[str],
+    encoder: PassageEncoder,
+    seed: int,
+) -> tuple[Method, list[Step]]:
+    """Give a published method and its steps the released code's faults.
+
+    Args:
+        steps: drawn for the published method.
+        faults: which of the three.
+        texts: the chapters to forget.
+        seed: of the order of sentences and of the random characters.
+    """
+    random = np.random.default_rng(seed)
+    pool = sentences(texts)
+    order = random.permutation(len(pool))
+    place = 0
+    changed = []
+    for step in steps:
+        chosen = [pool[order[(place + i) % len(order)]] for i in range(len(step.forget))]
+        place += len(step.forget)
+        if "book_mismatch" in faults:
+            forget = tuple(Example(row.prompt, row.answers[:1]) for row in step.forget)
+            trained = tuple(_whole(text, encoder, random) for text in chosen)
+            step = replace(step, forget=forget, mismatch=trained)
+        if "empty_labels" in faults:
+            step = _labelled(step, chosen, encoder)
+        changed.append(step)
+    if "kl_to_itself" in faults:
+        method = replace(method, to_itself=True)
+    return method, changed
+
+
+def empty_share(steps: Sequence[Step]) -> float:
+    """Share of steps whose forget loss is zero because no row has a label."""
+    return float(np.mean([not step.forget for step in steps]))
+
+
+def _whole(text: str, encoder: PassageEncoder, random: np.random.Generator) -> Example:
+    character = string.ascii_lowercase[random.integers(26)]
+    row = (*encoder.prefix, *encoder.tokens(text + character))
+    row = row[: encoder.context]
+    first = min(FIRST_SCORED_TOKEN, len(row) - 1)
+    return Example(row[:first], (row[first:],))
+
+
+def _labelled(step: Step, chosen: Sequence[str], encoder: PassageEncoder) -> Step:
+    """Sentences in place of the forget rows; without a label, only their substitutes are left."""
+    forget, mismatch = [], list(step.mismatch)
+    for row, text in zip(step.forget, chosen, strict=True):
+        prompt = (*encoder.prefix, *encoder.tokens(text[:PROMPT_CHARACTERS]))
+        label = tuple(encoder.tokens(text[PROMPT_CHARACTERS:]))[: encoder.context - len(prompt)]
+        if label:
+            forget.append(Example(prompt, (label, *row.answers[1:])))
+        elif len(row.answers) > 1:
+            mismatch.append(Example(prompt, row.answers[1:]))
+    return replace(step, forget=tuple(forget), mismatch=tuple(mismatch))
