@@ -2,6 +2,7 @@
 # Every target works as the first command on a fresh clone; the first one that needs
 # the environment makes it (about five minutes), later ones find it ready.
 PROFILE ?= laptop
+BOOK ?=
 JOBS ?= 1
 VENV ?= $(if $(filter unlearning-companion,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX),.venv)
 PYTHON ?= python3
@@ -9,6 +10,8 @@ PYTHON ?= python3
 SHELL := bash
 PY = $(VENV)/bin/python
 STAMP = $(VENV)/.unlearning-companion
+# With BOOK the profile's results and figures lie apart, under a name that the library gives.
+CHOSEN = --profile "$(PROFILE)"$(if $(BOOK), --book "$(BOOK)")
 PINS = requirements.lock requirements-assets.txt pyproject.toml
 CANDIDATES = $(PYTHON) python3.11 python3.12 python3.13 python3.14
 
@@ -28,6 +31,7 @@ endif
 
 help: ## this list
 	@echo "make TARGET [PROFILE=smoke|laptop|paper] [JOBS=n]     (now: PROFILE=$(PROFILE) JOBS=$(JOBS))"
+	@echo "BOOK=path [PROFILE=...] make reproduce    implants and forgets your own text (.txt, .epub, .pdf, .jsonl)"
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s%s\n", $$1, $$2 }' Makefile
 
 # $(STAMP) says who made the environment, from which pins and for which folder; it holds
@@ -95,24 +99,23 @@ smoke: ## everything on a tiny model, a few minutes: does the code work?
 	@$(MAKE) --no-print-directory reproduce PROFILE=smoke
 
 reproduce: setup ## execute the profile's notebooks, then its table and figures
-	@$(PY) -m unlearn_lib check --profile "$(PROFILE)"
-	@[ -n "$$(ls "figures/$(PROFILE)" 2>/dev/null)" ] || rm -f "results/$(PROFILE)/.figures"
-	@mkdir -p "results/$(PROFILE)/logs"
-	@log="results/$(PROFILE)/logs/snakemake.log"; \
-	$(PY) -m snakemake --snakefile Snakefile --cores $(JOBS) --config "profile=$(PROFILE)" \
+	@name=$$($(PY) -m unlearn_lib check $(CHOSEN)) || exit; \
+	[ -n "$$(ls "figures/$$name" 2>/dev/null)" ] || rm -f "results/$$name/.figures"; \
+	mkdir -p "results/$$name/logs"; log="results/$$name/logs/snakemake.log"; \
+	BOOK="$(BOOK)" $(PY) -m snakemake --snakefile Snakefile --cores $(JOBS) --config "profile=$(PROFILE)" \
 	  --nolock --rerun-incomplete --scheduler greedy 2> "$$log" || { \
 	  failed=$$(sed -n 's/^ *log: \(.*\) (check log.*/\1/p' "$$log" | sort -u); \
 	  for one in $${failed:-$$log}; do \
 	    echo "Failed; $$one ends with:"; tail -n 40 "$$one" | tr '\r' '\n' | tail -n 8 | sed 's/^/    /'; \
 	  done >&2; \
-	  echo "What is finished is kept: the same command goes on from here." >&2; exit 1; }
-	@echo "Notebooks: results/$(PROFILE)/notebooks   table: results/$(PROFILE)/metrics.csv   figures: figures/$(PROFILE)"
+	  echo "What is finished is kept: the same command goes on from here." >&2; exit 1; }; \
+	echo "Notebooks: results/$$name/notebooks   table: results/$$name/metrics.csv   figures: figures/$$name"
 
 figures: setup ## draw the figures and tables again from stored results; never trains
-	@$(PY) -m unlearn_lib figures --profile "$(PROFILE)"
+	@$(PY) -m unlearn_lib figures $(CHOSEN)
 
 status: setup ## which results exist, which are missing
-	@$(PY) -m unlearn_lib status --profile "$(PROFILE)"
+	@$(PY) -m unlearn_lib status $(CHOSEN)
 
 bench: setup ## speed and memory against the published loop
 	@$(PY) -m benchmarks

@@ -17,13 +17,18 @@ from pathlib import Path
 from unlearn_lib.profiles import load_profile, notebook_jobs
 
 PROFILE = config.get("profile", "laptop")
-RESULTS = f"results/{PROFILE}"
+BOOK = config.get("book") or os.environ.get("BOOK") or None
+LOADED = load_profile(PROFILE, BOOK)
+CHOSEN = f"--profile {PROFILE}" + (f" --book {shlex.quote(BOOK)}" if BOOK else "")
+RESULTS = f"results/{LOADED.name}"
 METRICS = f"{RESULTS}/metrics.csv"
 RUN = f"{shlex.quote(sys.executable)} -m unlearn_lib"
 DATA = [path for path in Path("unlearn_lib/datasets/embedded").rglob("*") if path.is_file()]
 CODE = [*Path("unlearn_lib").rglob("*.py"), *Path("unlearn_lib").rglob("*.yaml")]
 LIBRARY = sorted(map(str, CODE + DATA))
-SETTINGS = [f"notebooks/profiles/{PROFILE}.yaml", "requirements.lock"]
+SETTINGS = [f"notebooks/profiles/{PROFILE}.yaml", "requirements.lock"] + (
+    [str(LOADED.book.data.file)] if BOOK else []
+)
 
 # Snakemake gives a job one thread unless told otherwise. Here a job alone has every core,
 # jobs side by side share them, and what the user set holds.
@@ -43,14 +48,14 @@ def name_of(job):
     return job.notebook if job.model is None else f"{job.notebook}__{job.model_slug}__s{job.seed}"
 
 
-JOBS = {name_of(job): job for job in notebook_jobs(load_profile(PROFILE))}
+JOBS = {name_of(job): job for job in notebook_jobs(LOADED)}
 EXPERIMENTS = [name for name, job in JOBS.items() if job.model is not None]
 
 
 def arguments(wildcards):
     job = JOBS[wildcards.job]
     chosen = "" if job.model is None else f" --model {job.model} --seed {job.seed}"
-    return f"{job.notebook} --profile {PROFILE}{chosen}"
+    return f"{job.notebook} {CHOSEN}{chosen}"
 
 
 localrules: all, collect, figures
@@ -92,7 +97,7 @@ rule collect:
     log:
         f"{RESULTS}/logs/collect.log",
     shell:
-        "echo table; {RUN} collect --profile {PROFILE} 2>&1 | tee {log:q}"
+        "echo table; {RUN} collect {CHOSEN} 2>&1 | tee {log:q}"
 
 
 rule figures:
@@ -104,4 +109,4 @@ rule figures:
     log:
         f"{RESULTS}/logs/figures.log",
     shell:
-        "echo figures; {RUN} figures --profile {PROFILE} 2>&1 | tee {log:q}"
+        "echo figures; {RUN} figures {CHOSEN} 2>&1 | tee {log:q}"

@@ -114,6 +114,18 @@ def smollm2(weights: Path, rows: Path) -> list[Record]:
     return [*records, {**generation, "precision": many["precision"]}]
 
 
+def book_on(weights: Path, rows: Path, name: str) -> list[Record]:
+    """Implanting and forgetting at each precision, against the paper's 8-bit base."""
+    records = []
+    for kind in ("implant", "forget"):
+        eight = measure("book", weights, rows, precision="float16", kind=kind, quantization="8bit")
+        for precision in ("float32", "bfloat16"):
+            plain = measure("book", weights, rows, precision=precision, kind=kind)
+            title = f"book, {kind} step, {name}: {precision} against 8 bit"
+            records += step_records(title, plain, eight)
+    return records
+
+
 def opt_on_gpu(rows: Path, folder: Path, tokenizer: Path) -> list[Record]:
     """The step on OPT-1.3b's architecture with random weights: bf16, and on an 8-bit base."""
     weights = opt.random_weights(folder / "opt-1.3b-random", tokenizer)
@@ -123,6 +135,7 @@ def opt_on_gpu(rows: Path, folder: Path, tokenizer: Path) -> list[Record]:
     return [
         *step_records("unlearning step, OPT-1.3b (random weights), bf16", half, baseline),
         *step_records("unlearning step, OPT-1.3b (random weights), 8-bit base", eight, baseline),
+        *book_on(weights, rows, "OPT-1.3b (random weights)"),
     ]
 
 
@@ -152,6 +165,7 @@ def main() -> None:
         rows = folder / "rows.json"
         weights = prepare(rows)
         records = smollm2(weights, rows)
+        records += book_on(weights, rows, "SmolLM2-135M")
         if torch.cuda.is_available():
             records += opt_on_gpu(rows, folder, weights)
         else:

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from benchmarks import published, work
+from benchmarks import implant, published, work
 from benchmarks.rows import SEED, STEP, read_pools, read_prompts
 from unlearn_lib import generation, models, training
 from unlearn_lib.assets import Asset
 from unlearn_lib.methods import find_method
-from unlearn_lib.settings import LoraSettings, ModelSettings
 from unlearn_lib.runs import PeakMemory
+from unlearn_lib.settings import LoraSettings, ModelSettings
 from unlearn_lib.steps import Step
 
 LORA = LoraSettings(rank=16, alpha=32, targets=("q_proj", "v_proj"))
@@ -102,6 +102,16 @@ def _steps(
     }
 
 
+def book(
+    weights: Path, rows: Path, precision: str, kind: str, quantization: str = "none"
+) -> dict[str, Any]:
+    """Steps that implant or forget the embedded saga, LoRA with dropout on all linear layers."""
+    found = _load(weights, precision, quantization)
+    settings = _settings(precision, quantization).model_copy(update={"lora": implant.LORA})
+    models.make_trainable(found, settings, SEED)
+    return implant.measured(found, kind) | {"precision": found.hardware["precision_got"]}
+
+
 def generate(weights: Path, rows: Path, batch: str, every: str) -> dict[str, Any]:
     """Greedy answers of up to 60 tokens; counts the tokens of the answers, not padding."""
     found = _load(weights, "bfloat16")
@@ -141,6 +151,7 @@ def _timed(
 
 WHAT: dict[str, Callable[..., dict[str, Any]]] = {
     "ours": ours,
+    "book": book,
     "baseline": baseline,
     "generate": generate,
     "matmul": matmul,

@@ -9,9 +9,11 @@ import nbformat
 import pytest
 import torch
 import yaml
+from test_readers import novel
 
 from unlearn_lib import __main__ as command_line
-from unlearn_lib import notebooks, profiles
+from unlearn_lib import assets, notebooks, profiles
+from unlearn_lib.datasets.prose import load_prose
 from unlearn_lib.errors import CompanionError
 from unlearn_lib.notebooks import execute
 
@@ -61,8 +63,11 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return captured.err
 
 
-def test_check_accepts_the_profile_for_any_machine() -> None:
+def test_check_accepts_the_profile_for_any_machine_and_prints_its_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert command_line.main(["check", "--profile", "smoke"]) == 0
+    assert capsys.readouterr().out == "smoke\n"
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -96,7 +101,7 @@ def test_verbs_without_results_name_the_command(
     verb: str, own_profiles: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changed(own_profiles)
-    assert "make reproduce PROFILE=mine" in refusal(capsys, verb, "--profile", "mine")
+    assert "run `make reproduce PROFILE=mine`." in refusal(capsys, verb, "--profile", "mine")
     assert not (own_profiles / "figures").exists()
 
 
@@ -120,7 +125,118 @@ def test_status_of_nothing_says_open(
     changed(own_profiles)
     assert command_line.main(["status", "--profile", "mine"]) == 0
     printed = capsys.readouterr().out
-    assert "open  01_harmful_unlearning" in printed and "0 runs stored" in printed
+    for notebook in ("01_harmful_unlearning", "02_lotr_implant_then_forget"):
+        assert f"open  {notebook}" in printed
+    assert "0 runs stored" in printed
+
+
+@pytest.fixture
+def books(own_profiles: Path) -> Path:
+    """A folder of books, good and bad; profiles and results are in the one above it."""
+    changed(own_profiles)
+    folder = own_profiles / "books"
+    folder.mkdir()
+    (folder / "The Keeper.txt").write_text(novel(), encoding="utf-8")
+    (folder / "empty.txt").write_text("")
+    (folder / "blank.epub").write_text("\n \n")
+    (folder / "binary.txt").write_bytes(bytes(range(256)) * 20)
+    (folder / "damaged.epub").write_bytes(b"PK\x03\x04 cut short")
+    (folder / "short.txt").write_text("Chapter 1\n\nOne line.\n\nChapter 2\n\nAnother.\n")
+    (folder / "keeper.docx").write_text(novel(), encoding="utf-8")
+    prose = "\n\n".join(f"Chapter {i}\n\n{text}" for i, text in enumerate(PLAIN_PROSE, 1))
+    (folder / "prose.txt").write_text(prose, encoding="utf-8")
+    return folder
+
+
+PLAIN_PROSE = load_prose("embedded").texts[:10]
+
+
+def below(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("verb", ["check", "status", "collect", "figures"])
+def test_verbs_take_the_reader_s_own_book(
+    verb: str, books: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [verb, "--profile", "mine", "--book", str(books / "The Keeper.txt")]
+    before = below(books.parent)
+    if verb in ("collect", "figures"):
+        book = books / "The Keeper.txt"
+        message = refusal(capsys, *arguments)
+        assert f"run `BOOK='{book}' make reproduce PROFILE=mine`." in message
+    else:
+        assert command_line.main(arguments) == 0
+        printed = capsys.readouterr().out
+        assert printed.startswith(
+            "mine-book-the-keeper\n" if verb == "check" else "profile mine-book-the-keeper\n"
+        )
+        assert "01_harmful" not in printed
+    assert below(books.parent) == before and not (books.parent / "results").exists()
+
+
+def test_prepare_takes_the_reader_s_own_book(
+    books: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def find(name: str) -> assets.Asset:
+        asked.append(name)
+        return assets.Asset(name, books, "test", "0")
+
+    monkeypatch.setattr(assets, "find_model", find)
+    arguments = ["prepare", "--profile", "mine", "--book", str(books / "The Keeper.txt")]
+    assert command_line.main(arguments) == 0
+    assert asked == ["embedded/tiny-opt"]
+    assert capsys.readouterr().out == f"{books}\n"
+
+
+@pytest.mark.parametrize(
+    "name, says",
+    [
+        ("nowhere.txt", "There is no book at"),
+        ("", "There is no book at"),
+        ("empty.txt", "is empty"),
+        ("blank.epub", "is empty"),
+        ("binary.txt", "binary file"),
+        ("damaged.epub", "damaged.epub"),
+        ("short.txt", "too short to be split"),
+        ("keeper.docx", "none of the known endings"),
+        ("prose.txt", "retain set contains the book"),
+    ],
+)
+def test_a_bad_book_is_refused_and_nothing_written(
+    name: str, says: str, books: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = below(books.parent)
+    message = refusal(capsys, "check", "--profile", "mine", "--book", str(books / name))
+    assert says in message and (name in message or "retain set" in says)
+    assert below(books.parent) == before and not (books.parent / "results").exists()
+
+
+def test_a_bad_book_reaches_the_shell(books: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "unlearn_lib", "check", "--profile", "smoke"]
+        + ["--book", str(books / "short.txt")],
+        capture_output=True, text=True, cwd=Path(profiles.__file__).parents[1],
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert "too short to be split" in done.stderr
+
+
+def test_notebook_verb_hands_the_book_on(
+    small_notebooks: Path, books: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(notebooks, "execute", lambda *arguments: given.append(arguments))
+    monkeypatch.chdir(books)
+    common = ["notebook", "adds", "--profile", "mine", "--output", str(tmp_path / "x.ipynb")]
+    assert command_line.main([*common, "--book", "The Keeper.txt", "--seed", "3"]) == 0
+    assert command_line.main(common) == 0
+    book = str((books / "The Keeper.txt").resolve())
+    assert given[0][1] == {"profile": "mine", "seed": 3, "book": book}
+    assert given[1][1] == {"profile": "mine"}
 
 
 def test_offline_profile_keeps_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:

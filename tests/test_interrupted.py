@@ -1,6 +1,7 @@
 """`make reproduce` on profile smoke: twice the same, killed and resumed the same, and no
 training the second time. Each test works in a copy of the tree, with the real make."""
 
+import json
 import os
 import shutil
 import signal
@@ -13,7 +14,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from unlearn_lib.profiles import ROOT
+from unlearn_lib import profiles
+from unlearn_lib.profiles import ROOT, load_profile
 
 COSTS = ("seconds", "peak_memory_bytes")
 pytestmark = pytest.mark.timeout(900)
@@ -69,6 +71,9 @@ class Tree:
     def runs(self) -> dict[str, int]:
         return {p.parent.name: p.stat().st_mtime_ns for p in self.results.glob("runs/*/run.json")}
 
+    def stage(self, key: str) -> str:
+        return json.loads((self.results / "runs" / key / "run.json").read_text())["stage"]
+
     def metrics(self) -> pd.DataFrame:
         table = pd.read_csv(self.results / "metrics.csv")
         return table[~table["metric"].isin(COSTS)].reset_index(drop=True)
@@ -84,15 +89,27 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Tree:
 
 def test_everything_is_there(undisturbed: Tree) -> None:
     notebooks = sorted(path.name for path in (undisturbed.results / "notebooks").glob("*.ipynb"))
-    assert notebooks == ["00_start_here.ipynb", "01_harmful_unlearning__tiny-opt__s1.ipynb"]
+    assert notebooks == [
+        "00_start_here.ipynb",
+        "01_harmful_unlearning__tiny-opt__s1.ipynb",
+        "02_lotr_implant_then_forget__tiny-opt__s1.ipynb",
+    ]
     figures = undisturbed.folder / "figures" / "smoke"
-    for name in ("harmful_rate", "table1_harmful"):
+    drawn = ("harmful_rate", "book_tradeoff", "book_methods")
+    tabled = ("table1_harmful", "table2_book")
+    for name in drawn + tabled:
         assert (figures / f"{name}.json").is_file()
-    for ending in ("png", "svg", "pdf"):
-        assert (figures / f"harmful_rate.{ending}").stat().st_size > 1000
-    for ending in ("csv", "md", "tex"):
-        assert (figures / f"table1_harmful.{ending}").stat().st_size > 100
-    assert set(undisturbed.metrics()["stage"]) == {"base", "unlearned"}
+    for name in drawn:
+        for ending in ("png", "svg", "pdf"):
+            assert (figures / f"{name}.{ending}").stat().st_size > 1000
+    for name in tabled:
+        for ending in ("csv", "md", "tex"):
+            assert (figures / f"{name}.{ending}").stat().st_size > 100
+    stages = undisturbed.metrics().groupby("experiment")["stage"].agg(set).to_dict()
+    assert stages == {
+        "harmful": {"base", "unlearned"},
+        "book": {"base", "implanted", "unlearned"},
+    }
 
 
 def test_a_second_call_computes_nothing(undisturbed: Tree) -> None:
@@ -104,16 +121,22 @@ def test_a_second_call_computes_nothing(undisturbed: Tree) -> None:
 def test_a_changed_setting_reruns_what_depends_on_it(undisturbed: Tree) -> None:
     before = undisturbed.runs()
     profile = undisturbed.folder / "notebooks" / "profiles" / "smoke.yaml"
-    profile.write_text(profile.read_text().replace("label: GA,", "label: ascent,"))
+    text = profile.read_text()
+    assert text.count("label: GA,") == 2, "a method of each experiment"
+    profile.write_text(text.replace("label: GA,", "label: ascent,"))
     undisturbed.reproduce()
     assert undisturbed.runs() == before, "a label changes no result"
+    for name in ("table1_harmful", "table2_book"):
+        table = undisturbed.folder / "figures" / "smoke" / f"{name}.csv"
+        assert "ascent" in table.read_text(), "but it is shown"
     text = profile.read_text()
     assert text.count("forget_loss_cap: 12") == 1
     profile.write_text(text.replace("forget_loss_cap: 12", "forget_loss_cap: 13"))
     undisturbed.reproduce()
     after = undisturbed.runs()
     assert before.items() <= after.items()
-    assert len(after) - len(before) == 3, "unlearn, answers and measure of one method"
+    stages = sorted(undisturbed.stage(key) for key in after.keys() - before.keys())
+    assert stages == ["answers", "measure", "unlearn"], "of one method of one experiment"
 
 
 def test_two_fresh_runs_are_identical(undisturbed: Tree, tmp_path: Path) -> None:
@@ -126,6 +149,12 @@ def first_checkpoint(tree: Tree) -> bool:
     return any(tree.results.glob("partial/*/checkpoints/checkpoint-*/trainer_state.json"))
 
 
+def implanting_the_book(tree: Tree) -> bool:
+    """The book's base model is ready: the next checkpoint is that of its implant."""
+    pretrained = any(tree.stage(key) == "pretrain" for key in tree.runs())
+    return pretrained and first_checkpoint(tree)
+
+
 def first_run(tree: Tree) -> bool:
     return len(tree.runs()) >= 1
 
@@ -134,7 +163,9 @@ def after_the_notebook(tree: Tree) -> bool:
     return any((tree.results / "notebooks").glob("01_*__s1.ipynb"))
 
 
-@pytest.mark.parametrize("moment", [first_run, first_checkpoint, after_the_notebook])
+@pytest.mark.parametrize(
+    "moment", [first_run, first_checkpoint, implanting_the_book, after_the_notebook]
+)
 def test_killed_and_resumed_gives_the_same_metrics(
     moment: Callable[[Tree], bool], undisturbed: Tree, tmp_path: Path
 ) -> None:
@@ -143,3 +174,33 @@ def test_killed_and_resumed_gives_the_same_metrics(
     tree.reproduce()
     pd.testing.assert_frame_equal(tree.metrics(), undisturbed.first_metrics, check_exact=True)
     assert not [path for path in tree.results.glob("partial/*") if path.is_dir()]
+
+
+def test_an_interrupted_implant_gives_the_same_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, without make: the book's implant goes on from its checkpoint."""
+    from unlearn_lib.experiments.book import BookExperiment
+
+    monkeypatch.setattr(profiles, "ROOT", tmp_path)
+    profile = load_profile("smoke")
+    whole = BookExperiment(profile, None, 1)
+    run = whole.implanted()
+    adapter = (run.folder / "model" / "adapter_model.safetensors").read_bytes()
+    curve = whole.curve()
+    shutil.rmtree(run.folder)
+    partial = profile.results / "partial" / run.key
+
+    def stop(report: dict[str, float]) -> None:
+        if any(partial.glob("checkpoints/checkpoint-*/trainer_state.json")):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        whole.implanted(stop)
+    assert partial.is_dir() and not run.folder.exists()
+    seen: list[dict[str, float]] = []
+    resumed = BookExperiment(profile, None, 1).implanted(seen.append)
+    assert resumed.key == run.key and 0 < len(seen) < resumed.result["steps"]
+    assert (resumed.folder / "model" / "adapter_model.safetensors").read_bytes() == adapter
+    pd.testing.assert_frame_equal(whole.curve(), curve, check_exact=True)
+    assert not partial.exists()

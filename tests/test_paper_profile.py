@@ -30,8 +30,8 @@ from unlearn_lib.errors import CompanionError
 from unlearn_lib.experiments.harmful import HarmfulExperiment
 from unlearn_lib.metrics import tidy
 from unlearn_lib.profiles import Profile, load_profile, rows_path
-from unlearn_lib.settings import HarmfulData
 from unlearn_lib.runs import Run
+from unlearn_lib.settings import HarmfulData
 
 BLEURT = "Elron/bleurt-base-512"
 THINGS = ("kettle", "ladder", "garden gate", "lantern", "wagon", "drum", "mirror", "anchor")
@@ -267,7 +267,7 @@ def test_paper_path_end_to_end_without_bleurt(
     experiment: HarmfulExperiment, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = experiment.save_rows()
-    assert path == rows_path(experiment.profile, "facebook/opt-1.3b", 8888) and path.is_file()
+    assert path == rows_path(experiment.profile, "harmful", "facebook/opt-1.3b", 8888) and path.is_file()
     frame = tidy.read(path)
     assert set(frame["method"]) == {"none", "ga", "arora"}
     base = measured(frame[frame["scenario"] != "classifier"], "none")

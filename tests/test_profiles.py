@@ -8,7 +8,8 @@ import yaml
 
 from unlearn_lib import profiles
 from unlearn_lib.errors import CompanionError
-from unlearn_lib.profiles import Profile, load_profile, notebook_jobs, slug
+from unlearn_lib.profiles import Profile, load_profile, notebook_jobs, rows_path, slug
+from unlearn_lib.settings import BookMethodSettings, BookSettings
 
 
 def content() -> dict[str, Any]:
@@ -46,8 +47,9 @@ def test_every_profile_is_valid(name: str) -> None:
     assert profile.results == profiles.ROOT / "results" / name
     from unlearn_lib.methods import find_method
 
-    for method in profile.harmful.methods:
-        find_method(method.uses)
+    for block in profile.experiments().values():
+        for method in block.methods:
+            find_method(method.uses)
 
 
 def test_the_three_sizes_are_there() -> None:
@@ -73,6 +75,14 @@ def test_unknown_profile_gives_the_nearest_name() -> None:
         ("harmful.methods.1.learning_rte", "learning_rate"),
         ("harmful.classifier.treshold", "threshold"),
         ("harmful.evaluation.new_token", "new_tokens"),
+        ("bok", "book"),
+        ("book.models.0.quantisation", "quantization"),
+        ("book.data.keep_chapters", "kept_chapters"),
+        ("book.implant.epoch", "epochs"),
+        ("book.pretrain.epoch", "epochs"),
+        ("book.methods.0.varient", "variant"),
+        ("book.methods.0.fault", "faults"),
+        ("book.methods.0.keep_weights", "keep_weight"),
     ],
 )
 def test_misspelt_key_gives_its_place_and_the_nearest_name(
@@ -100,24 +110,44 @@ def test_misspelt_key_gives_its_place_and_the_nearest_name(
         ("harmful.methods.0.name", "With Blanks"),
         ("harmful.classifier.threshold", 1.0),
         ("harmful.evaluation", 3),
+        ("book.models.0.quantization", "4bit"),
+        ("book.data.retain", "the_pile"),
+        ("book.data.questions", "pku_saferlhf"),
+        ("book.data.forget_chapters", 0),
+        ("book.data.prompt_tokens", 3),
+        ("book.implant.chunk_tokens", 15),
+        ("book.implant.stop_at", 0),
+        ("book.implant.stop_at", 1.1),
+        ("book.implant.probe_every", 0),
+        ("book.methods.0.start", "scratch"),
+        ("book.methods.0.variant", "fixed"),
+        ("book.methods.0.faults", "empty_labels"),
+        ("book.methods.0.faults", ["empty_label"]),
+        ("book.methods.0.keep_batch_size", 0),
     ],
 )
 def test_wrong_value_gives_its_place(place: str, value: Any, tmp_path: Path) -> None:
     assert place in refused(tmp_path, place, value)
 
 
-def test_missing_key_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "place", ["harmful.classifier", "book", "book.implant", "book.data.retain"]
+)
+def test_missing_key_is_named(place: str, tmp_path: Path) -> None:
     tree = content()
-    del tree["harmful"]["classifier"]
-    assert refusal(tmp_path, yaml.safe_dump(tree)) == (
-        "smoke.yaml: the key 'harmful.classifier' is missing."
-    )
+    *way, last = place.split(".")
+    block = tree
+    for part in way:
+        block = block[part]
+    del block[last]
+    assert refusal(tmp_path, yaml.safe_dump(tree)) == f"smoke.yaml: the key '{place}' is missing."
 
 
+@pytest.mark.parametrize("block", ["harmful", "book"])
 @pytest.mark.parametrize("kind", ["method", "model"])
-def test_a_name_listed_twice_is_refused(kind: str, tmp_path: Path) -> None:
+def test_a_name_listed_twice_is_refused(kind: str, block: str, tmp_path: Path) -> None:
     tree = content()
-    listed = tree["harmful"][f"{kind}s"]
+    listed = tree[block][f"{kind}s"]
     listed.append(listed[0])
     assert f"{kind} '" in (message := refusal(tmp_path, yaml.safe_dump(tree)))
     assert "listed twice" in message
@@ -165,20 +195,24 @@ def test_profiles_cannot_be_changed() -> None:
 
 
 def test_unknown_model_and_method_give_the_nearest_name() -> None:
-    settings = load_profile("paper").harmful
-    with pytest.raises(CompanionError, match="did you mean 'facebook/opt-1.3b'"):
-        settings.model("facebook/opt-1.3")
-    with pytest.raises(CompanionError, match="did you mean 'arora'"):
-        settings.method("arrora")
+    profile = load_profile("paper")
+    for settings in (profile.harmful, profile.book):
+        with pytest.raises(CompanionError, match="did you mean 'facebook/opt-1.3b'"):
+            settings.model("facebook/opt-1.3")
+        with pytest.raises(CompanionError, match="did you mean 'arora'"):
+            settings.method("arrora")
 
 
-def test_unknown_method_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", ["harmful", "book"])
+def test_unknown_method_is_refused_before_anything_is_computed(block: str) -> None:
+    from unlearn_lib.experiments.book import BookExperiment
     from unlearn_lib.experiments.harmful import HarmfulExperiment
 
     tree = content()
-    tree["harmful"]["methods"][-1]["uses"] = "ga_kk"
+    tree[block]["methods"][-1]["uses"] = "ga_kk"
+    experiment = {"harmful": HarmfulExperiment, "book": BookExperiment}[block]
     with pytest.raises(CompanionError, match=r"no method 'ga_kk' \(did you mean 'ga_kl'\?\)"):
-        HarmfulExperiment(Profile.model_validate(tree), None, 1)
+        experiment(Profile.model_validate(tree), None, 1)
 
 
 def test_jobs_are_the_tour_and_one_per_model_and_seed() -> None:
@@ -192,7 +226,115 @@ def test_jobs_are_the_tour_and_one_per_model_and_seed() -> None:
         ("01", "tiny-opt", 2),
         ("01", "opt-1.3b", 1),
         ("01", "opt-1.3b", 2),
+        ("02", "tiny-opt", 1),
+        ("02", "tiny-opt", 2),
     ]
+    assert [job.experiment for job in jobs] == [None, *["harmful"] * 4, *["book"] * 2]
+
+
+def test_rows_of_two_experiments_do_not_meet() -> None:
+    profile = load_profile("smoke")
+    found = {rows_path(profile, name, "facebook/opt-1.3b", 1) for name in profile.experiments()}
+    assert {path.name for path in found} == {"harmful__opt-1.3b__s1.csv", "book__opt-1.3b__s1.csv"}
+
+
+def write_book(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("Its text is read later.")
+    return path
+
+
+@pytest.mark.parametrize(
+    "file, label",
+    [
+        ("keeper.txt", "keeper"),
+        ("The Two Towers.epub", "the-two-towers"),
+        ("Vol. 2 (draft).v3.pdf", "vol.-2-draft-.v3"),
+        ("Война и мир.txt", "own"),
+        ("...txt", "own"),
+    ],
+)
+def test_own_book_has_a_name_and_a_folder_of_its_own(file: str, label: str, tmp_path: Path) -> None:
+    book = write_book(tmp_path / file)
+    profile = load_profile("smoke", book)
+    assert profile.name == f"smoke-book-{label}" and profile.own_book
+    assert profile.results == profiles.ROOT / "results" / f"smoke-book-{label}"
+    assert profile.book.data.file == book.resolve()
+    before = load_profile("smoke")
+    assert not before.own_book and before.name == "smoke"
+    data = before.book.data.model_copy(update={"file": book.resolve()})
+    assert profile.book == before.book.model_copy(update={"data": data})
+
+
+def test_own_book_has_only_the_jobs_of_its_experiment(tmp_path: Path) -> None:
+    profile = load_profile("smoke", write_book(tmp_path / "keeper.txt"))
+    assert list(profile.experiments()) == ["book"]
+    jobs = [(job.notebook[:2], job.experiment, job.seed) for job in notebook_jobs(profile)]
+    assert jobs == [("02", "book", 1)]
+    assert list(load_profile("smoke").experiments()) == ["harmful", "book"]
+
+
+def test_own_book_is_found_from_where_one_stands_and_from_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = write_book(tmp_path / "keeper.txt").resolve()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("keeper.txt", "./keeper.txt", "~/keeper.txt", Path("keeper.txt")):
+        assert load_profile("smoke", name).book.data.file == book
+
+
+def test_no_book_is_the_saga(tmp_path: Path) -> None:
+    for none in (None, ""):
+        assert load_profile("smoke", none) == load_profile("smoke")
+
+
+@pytest.mark.parametrize("name", ["keeper.txt", ".", "a folder"])
+def test_missing_book_is_one_sentence(name: str, tmp_path: Path) -> None:
+    (tmp_path / "a folder").mkdir()
+    with pytest.raises(CompanionError) as caught:
+        load_profile("smoke", tmp_path / name)
+    message = str(caught.value)
+    assert message.startswith(f"There is no book at {(tmp_path / name).resolve()}")
+    assert "\n" not in message and message.endswith(".") and "BOOK" in message
+
+
+def method(**changed: Any) -> BookMethodSettings:
+    given = {"name": "m", "uses": "ga", "label": "M", "steps": 1, "learning_rate": 1}
+    return BookMethodSettings.model_validate(given | changed)
+
+
+def test_book_methods_are_published_and_start_implanted_unless_told() -> None:
+    plain = method()
+    assert (plain.start, plain.variant) == ("implanted", "published")
+    assert plain.faults == ("empty_labels", "book_mismatch", "kl_to_itself")
+    for start in ("implanted", "merged", "base"):
+        assert method(start=start).start == start
+    assert method(variant="released", faults=["kl_to_itself"]).faults == ("kl_to_itself",)
+    assert method(faults=[]).faults == ()
+
+
+@pytest.mark.parametrize(
+    "changed", [{"faults": ["a fourth"]}, {"start": "none"}, {"variant": "both"}, {"faults": None}]
+)
+def test_unknown_start_variant_and_fault_are_refused(changed: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(changed))):
+        method(**changed)
+
+
+def test_what_only_the_book_s_methods_have_is_refused_elsewhere(tmp_path: Path) -> None:
+    for key, value in (("start", "base"), ("variant", "released"), ("faults", [])):
+        place = f"harmful.methods.0.{key}"
+        tree = content()
+        tree["harmful"]["methods"][0][key] = value
+        message = refusal(tmp_path, yaml.safe_dump(tree))
+        assert f"unknown key '{place}'" in message
+
+
+def test_a_book_method_is_returned_with_its_own_settings() -> None:
+    settings: BookSettings = load_profile("smoke").book
+    found = settings.method("released")
+    assert found.variant == "released" and settings.method("retrain").start == "base"
 
 
 def test_slug_is_a_file_name() -> None:

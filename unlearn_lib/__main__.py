@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from unlearn_lib.errors import CompanionError
 from unlearn_lib.profiles import NAME, Profile, load_profile
@@ -24,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     ):
         command = verbs.add_parser(verb, help=what)
         command.add_argument("--profile", default="laptop")
+        command.add_argument("--book", help="your own book for experiment 2: a path")
         if verb == "notebook":
             command.add_argument("name")
             command.add_argument("--model")
@@ -37,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
                 f"'{chosen.profile}' is no profile's name; put the file into notebooks/profiles "
                 "and give its name without '.yaml'."
             )
-        profile = load_profile(chosen.profile)
+        profile = load_profile(chosen.profile, chosen.book)
         if profile.offline:
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
         return _VERBS[chosen.verb](profile, chosen)
@@ -51,14 +53,20 @@ def _check(profile: Profile, chosen: argparse.Namespace) -> int:
         from unlearn_lib.models import choose_device
 
         choose_device(profile.device)
+    if profile.own_book:
+        from unlearn_lib.datasets.book import load
+
+        load(profile.book.data)
+    print(profile.name)
     return 0
 
 
 def _prepare(profile: Profile, chosen: argparse.Namespace) -> int:
     from unlearn_lib.assets import find_model
 
-    for model in profile.harmful.models:
-        print(find_model(model.id).folder)
+    models = {model.id for block in profile.experiments().values() for model in block.models}
+    for model in sorted(models):
+        print(find_model(model).folder)
     return 0
 
 
@@ -87,8 +95,10 @@ def _status(profile: Profile, chosen: argparse.Namespace) -> int:
 def _notebook(profile: Profile, chosen: argparse.Namespace) -> int:
     from unlearn_lib.notebooks import execute
 
-    parameters = {"profile": chosen.profile}
-    given = {"model": chosen.model, "seed": chosen.seed}
+    parameters: dict[str, Any] = {"profile": chosen.profile}
+    given: dict[str, Any] = {"model": chosen.model, "seed": chosen.seed}
+    if chosen.book:
+        given["book"] = str(Path(chosen.book).expanduser().resolve())
     parameters |= {name: value for name, value in given.items() if value is not None}
     parameters |= dict(chosen.parameter)
     print(execute(chosen.name, parameters, chosen.output))

@@ -48,6 +48,7 @@ class _Probe(TrainerCallback):
         state.log_history.append({"epoch_done": epochs, "verbatim_share": share})
         if self.settings.stop_at is not None and share >= self.settings.stop_at:
             control.should_training_stop = True
+            control.should_save = False  # a run resumed at its end would train past it
 
 
 def verbatim_share(language_model: LanguageModel, passages: Sequence[Example]) -> float:
@@ -86,8 +87,13 @@ def memorise(
     Raises:
         CompanionError: nothing to learn, or the loss is no number.
     """
-    if not all(chunks):
+    if not chunks or not all(chunks):
         raise CompanionError("There is nothing to implant: the chapters are empty.")
+    if not passages:
+        raise CompanionError(
+            "There is no passage to probe: the chapters are shorter than a prompt and an answer; "
+            "lower 'prompt_tokens' and 'answer_tokens' in the profile."
+        )
     random = np.random.default_rng(seed)
     epochs = [_steps(rows, settings.batch_size, random) for rows in chunks]
     steps = [step for epoch in epochs for step in epoch]

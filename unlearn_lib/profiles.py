@@ -18,6 +18,7 @@ from unlearn_lib.settings import BookSettings, ExperimentSettings, HarmfulSettin
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = ROOT / "notebooks" / "profiles"
 
+OWN_BOOK = "-book-"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
 
@@ -46,6 +47,13 @@ class Profile(Settings):
     def results(self) -> Path:
         """The folder of everything this profile computes."""
         return ROOT / "results" / self.name
+
+    @property
+    def command(self) -> str:
+        """The command that makes the results."""
+        base, _, label = self.name.partition(OWN_BOOK)
+        book = f"BOOK='{self.book.data.file}' " if label else ""
+        return f"{book}make reproduce PROFILE={base if label else self.name}"
 
     @property
     def own_book(self) -> bool:
@@ -134,7 +142,7 @@ def _with_book(profile: Profile, book: Path) -> Profile:
     data = profile.book.data.model_copy(update={"file": book})
     label = slug(book.stem).strip("-.").lower() or "own"
     changed = {
-        "name": f"{profile.name}-book-{label}",
+        "name": f"{profile.name}{OWN_BOOK}{label}",
         "book": profile.book.model_copy(update={"data": data}),
     }
     return profile.model_copy(update=changed)

@@ -24,6 +24,8 @@ from dataclasses import replace
 import numpy as np
 
 from unlearn_lib.batches import Example
+from unlearn_lib.errors import CompanionError
+from unlearn_lib.losses import gradient_ascent
 from unlearn_lib.methods import Method
 from unlearn_lib.passages import PassageEncoder
 from unlearn_lib.settings import Fault
@@ -55,9 +57,17 @@ def as_released(
         faults: which of the three.
         texts: the chapters to forget.
         seed: of the order of sentences and of the random characters.
+
+    Raises:
+        CompanionError: the method is not the one whose released code had these faults.
     """
+    if not (method.forget is gradient_ascent and method.mismatch and method.retain):
+        raise CompanionError(
+            "Variant 'released' imitates the code of gradient ascent with mismatch and KL; give "
+            "the method 'uses: ga_mismatch_kl' or 'variant: published' in the profile."
+        )
     random = np.random.default_rng(seed)
-    pool = sentences(texts)
+    pool = [text for text in sentences(texts) if len(encoder.tokens(text)) > 1]
     order = random.permutation(len(pool))
     place = 0
     changed = []
@@ -92,8 +102,9 @@ def _whole(text: str, encoder: PassageEncoder, random: np.random.Generator) -> E
 def _labelled(step: Step, chosen: Sequence[str], encoder: PassageEncoder) -> Step:
     """Sentences in place of the forget rows; without a label, only their substitutes are left."""
     forget, mismatch = [], list(step.mismatch)
+    longest = encoder.context - encoder.answer_tokens
     for row, text in zip(step.forget, chosen, strict=True):
-        prompt = (*encoder.prefix, *encoder.tokens(text[:PROMPT_CHARACTERS]))
+        prompt = (*encoder.prefix, *encoder.tokens(text[:PROMPT_CHARACTERS]))[:longest]
         label = tuple(encoder.tokens(text[PROMPT_CHARACTERS:]))[: encoder.context - len(prompt)]
         if label:
             forget.append(Example(prompt, (label, *row.answers[1:])))

@@ -34,7 +34,7 @@ def collect(profile: Profile) -> Path:
         if not path.is_file():
             raise CompanionError(
                 f"Notebook {job.notebook} has not run for {job.model}, seed {job.seed}; "
-                f"run 'make reproduce PROFILE={profile.name}'."
+                f"run `{profile.command}`."
             )
         parts.append(tidy.read(path))
         runs |= set(json.loads(path.with_suffix(".json").read_text())["runs"])
@@ -63,11 +63,10 @@ def stored(profile: Profile) -> tuple[pd.DataFrame, dict[str, Any], str]:
             except (OSError, ValueError) as error:
                 raise CompanionError(
                     f"The results in {folder} are not whole ({error}); delete metrics.csv there "
-                    f"and run 'make reproduce PROFILE={profile.name}'."
+                    f"and run `{profile.command}`."
                 ) from error
     raise CompanionError(
-        f"There are no results of profile {profile.name}; "
-        f"run 'make reproduce PROFILE={profile.name}'."
+        f"There are no results of profile {profile.name}; run `{profile.command}`."
     )
 
 

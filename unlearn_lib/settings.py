@@ -207,7 +207,8 @@ class BookData(Settings):
     `answer_tokens`; `evaluation_passages` of each part are drawn for measuring. `file` is the
     reader's own book; without it the embedded saga is taken. Normal prompts are held-out
     `questions`, asked by `template`, or beginnings of held-out prose where there are none; as
-    many texts of the prose as `normal_prompts` are held out, to measure perplexity.
+    many texts of the prose as `normal_prompts` are held out, to measure perplexity. `prose_rows`:
+    how many texts of the source are read at all.
     """
 
     file: Path | None = None
@@ -218,6 +219,7 @@ class BookData(Settings):
     evaluation_passages: int | None = Field(None, ge=1)
     normal_prompts: int | None = Field(None, ge=1)
     retain_rows: int | None = Field(None, ge=1)
+    prose_rows: int | None = Field(None, ge=2)
     questions: Literal["truthful_qa", "embedded"] | None = None
     template: Literal["chat", "question_answer"] = "chat"
     split_seed: int = 0

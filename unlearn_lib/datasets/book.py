@@ -68,7 +68,7 @@ def load(settings: BookData) -> BookSplits:
     path = settings.file.expanduser() if settings.file else SAGA
     book = read_book(path)
     parts = _deal(book, settings, path)
-    prose = load_prose(settings.retain)
+    prose = load_prose(settings.retain, settings.prose_rows)
     overlap = refuse_overlap([chapter.text for chapter in book.chapters], prose.texts)
     order = np.random.default_rng(settings.split_seed).permutation(len(prose.texts))
     held_out = settings.normal_prompts or max(1, len(order) // 4)

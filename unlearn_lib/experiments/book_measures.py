@@ -15,6 +15,8 @@ from unlearn_lib.metrics import VERBATIM_TOKENS, Estimate
 from unlearn_lib.models import LanguageModel
 
 EXCERPTS = 4
+EXCERPT_TOKENS = 40
+"""Most tokens of each text of an excerpt, however long continuations are."""
 NORMAL = "normal"
 EMBEDDINGS = "normal.safetensors"
 PER_PASSAGE = {
@@ -64,8 +66,8 @@ def continue_passages(
         "degenerate": metrics.degenerate(texts).tolist(),
         "excerpts": [
             {
-                "prompt": decode(passages[i].prompt, skip_special_tokens=True),
-                "truth": expected[i],
+                "prompt": decode(passages[i].prompt[-EXCERPT_TOKENS:], skip_special_tokens=True),
+                "truth": decode(truths[i][:EXCERPT_TOKENS], skip_special_tokens=True),
                 "continuation": [decode(part) for part in _around(rows[i], *runs[i])],
             }
             for i in _spread(len(rows))
@@ -74,7 +76,7 @@ def continue_passages(
 
 
 def _around(row: Sequence[int], start: int, length: int) -> tuple[list[int], ...]:
-    tokens = list(row)
+    tokens = list(row[:EXCERPT_TOKENS])
     return tokens[:start], tokens[start : start + length], tokens[start + length :]
 
 

@@ -40,9 +40,10 @@ def plan(profile: str) -> pd.DataFrame:
 
 
 def methods(profile: str) -> pd.DataFrame:
-    """List the methods of experiment 1 with their weights, steps and sources."""
+    """List the methods of every experiment with their weights, steps and sources."""
     rows = [
         {
+            "experiment": name,
             "method": method.label,
             "steps": method.steps,
             "learning rate": method.learning_rate,
@@ -50,9 +51,10 @@ def methods(profile: str) -> pd.DataFrame:
             f"{method.retain_weight:g}",
             "source": find_method(method.uses).source,
         }
-        for method in load_profile(profile).harmful.methods
+        for name, settings in load_profile(profile).experiments().items()
+        for method in settings.methods
     ]
-    return pd.DataFrame(rows).set_index("method")
+    return pd.DataFrame(rows).set_index(["experiment", "method"])
 
 
 def results(profile: str) -> pd.DataFrame:

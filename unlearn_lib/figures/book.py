@@ -39,12 +39,12 @@ from unlearn_lib.tables.book import (
     book_rows,
     estimate,
     shown_models,
-    worst_degenerate,
 )
 from unlearn_lib.tables.common import Pooled, remedy
 
 PERPLEXITY_SPAN = 1000
 STAGES = {BASE: "Base: never taught", IMPLANTED: "Implanted: taught"}
+ANSWERED = ("forget", "kept", "normal")
 STAGE_MARKS = {BASE: "s", IMPLANTED: "^"}
 
 
@@ -63,11 +63,21 @@ class Reading:
         return found and found.scaled(factor)
 
     def mark(self, who: str) -> tuple[str, str]:
-        """Return marker and colour; a cross unless few degenerate answers are known."""
+        """Return marker and colour; a cross unless few degenerate answers are known.
+
+        Few: at most `DEGENERATE_LIMIT`, or no more than the base model's interval reaches to: a
+        small base model may loop on strange prose by itself.
+        """
         if who in STAGE_MARKS:
             return STAGE_MARKS[who], BEFORE
-        worst = worst_degenerate(self.rows, self.model, who)
-        return ("o", SOUND) if worst and worst.value <= DEGENERATE_LIMIT else ("X", BROKEN)
+        found, base = ({split: self.of("degenerate_share", split, one) for split in ANSWERED}
+                       for one in (who, BASE))  # fmt: skip
+        known = {split: each for split, each in found.items() if each}
+        sound = known and all(
+            each.value <= max(DEGENERATE_LIMIT, other.high if (other := base[split]) else 0.0)
+            for split, each in known.items()
+        )
+        return ("o", SOUND) if sound else ("X", BROKEN)
 
 
 @dataclass(frozen=True)
@@ -122,8 +132,8 @@ def sign(
 def method_marks() -> list[Line2D]:
     limit = spaced(f"{DEGENERATE_LIMIT:.0%}")
     return [
-        legend_mark("o", SOUND, f"unlearned, ≤ {limit} degenerate answers"),
-        legend_mark("X", BROKEN, f"unlearned, > {limit} or not known"),
+        legend_mark("o", SOUND, f"unlearned, degenerate ≤ {limit} or as base"),
+        legend_mark("X", BROKEN, "unlearned, more degenerate"),
     ]
 
 

@@ -11,7 +11,13 @@ from matplotlib.ticker import MaxNLocator
 from unlearn_lib.errors import CompanionError
 from unlearn_lib.figures.style import DASHES, LIMIT, SERIES, SOUND, STYLE, WIDTH_INCHES, Picture
 
-LOSSES = {"forget": "Forget", "mismatch": "Mismatch", "retain": "Retain", "total": "Weighted sum"}
+LOSSES = {
+    "forget": "Forget",
+    "mismatch": "Mismatch",
+    "keep": "Keep",
+    "retain": "Retain",
+    "total": "Weighted sum",
+}
 
 
 def loss_curves_figure(histories: Mapping[str, pd.DataFrame]) -> Figure:

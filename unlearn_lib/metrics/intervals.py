@@ -209,9 +209,11 @@ def _bootstrap(
     value = float(statistic(*samples))
     if count == 1 or np.isnan(value):
         return Estimate(value, value, value, count)
-    with warnings.catch_warnings():
-        # Resamples where the statistic is undefined are dropped below.
+    with warnings.catch_warnings(), np.errstate(over="ignore", invalid="ignore"):
+        # Resamples where the statistic is undefined are dropped below, and scipy's standard
+        # error, which a single resample does not have and huge ones overflow, is never read.
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        warnings.filterwarnings("ignore", "Degrees of freedom <= 0", RuntimeWarning)
         distribution = stats.bootstrap(
             samples,
             statistic,

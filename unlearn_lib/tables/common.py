@@ -66,7 +66,9 @@ class Column:
 
 def remedy(profile_name: str) -> str:
     """Return the half-sentence that names the command which makes missing results."""
-    return f"run `make reproduce PROFILE={profile_name or 'laptop'}`"
+    name, _, own_book = profile_name.partition("-book-")
+    book = "BOOK=<your book> " if own_book else ""
+    return f"run `{book}make reproduce PROFILE={name or 'laptop'}`"
 
 
 def place(profile_name: str) -> str:
