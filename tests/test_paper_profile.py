@@ -267,7 +267,10 @@ def test_paper_path_end_to_end_without_bleurt(
     experiment: HarmfulExperiment, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = experiment.save_rows()
-    assert path == rows_path(experiment.profile, "harmful", "facebook/opt-1.3b", 8888) and path.is_file()
+    assert (
+        path == rows_path(experiment.profile, "harmful", "facebook/opt-1.3b", 8888)
+        and path.is_file()
+    )
     frame = tidy.read(path)
     assert set(frame["method"]) == {"none", "ga", "arora"}
     base = measured(frame[frame["scenario"] != "classifier"], "none")

@@ -279,3 +279,17 @@ def test_the_steps_that_were_given_are_left_alone(
     copies = list(published)
     imitated(published, cutter, "empty_labels", "book_mismatch")
     assert published == copies
+
+
+def test_steps_with_empty_labels_are_packed_with_every_substitute(
+    load_tiny: Load, published: list[Step], cutter: PassageEncoder
+) -> None:
+    """A row without a label leaves several mismatch answers, and each keeps its role."""
+    method, steps = as_released(METHOD, published, ("empty_labels",), list(SHORT), cutter, seed=0)
+    assert empty_share(steps) == 1
+    found = load_tiny("opt", seed=0, lora={"rank": 2})
+    for step in steps:
+        assert step.roles().count(MISMATCH) == sum(len(row.answers) for row in step.mismatch)
+        _, report = step_terms(found.model, step, method, settings_of())
+        assert "forget" not in report
+        assert report["mismatch"] > 0

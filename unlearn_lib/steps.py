@@ -76,7 +76,7 @@ class Step:
             if not self.substitutes_only:
                 roles[-len(example.answers)] = FORGET
         for role in (MISMATCH, KEEP, RETAIN):
-            roles += [role] * len(getattr(self, role))
+            roles += [role] * sum(len(example.answers) for example in getattr(self, role))
         return roles
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from unlearn_lib import generation, metrics, scoring
+from unlearn_lib import metrics, scoring
 from unlearn_lib.batches import Example
 from unlearn_lib.classifiers import Encoder
 from unlearn_lib.datasets.book import PARTS
@@ -30,23 +30,23 @@ Found = list[tuple[str, str, str, Estimate]]
 """Scenario, split, metric, estimate."""
 
 
-def continue_passages(
+def passages_measured(
     language_model: LanguageModel,
     passages: Sequence[Example],
+    rows: Sequence[list[int]],
     encoder: Encoder,
     new_tokens: int,
-    batch_size: int,
 ) -> dict[str, Any]:
-    """Continue passages, compare with the true text, and score it.
+    """Compare continuations of passages with the true text, and score that.
+
+    Args:
+        rows: the continuation of each passage, token ids, of at most `new_tokens`.
 
     Returns:
         A list per measure, one value a passage, and a few short excerpts: the prompt, the true
         text, and the continuation before, within and after its longest verbatim run.
     """
     decode = language_model.tokenizer.decode
-    rows = generation.continuations(
-        language_model, [row.prompt for row in passages], new_tokens, batch_size
-    )
     truths = [list(row.answers[0][:new_tokens]) for row in passages]
     pairs = list(zip(rows, truths, strict=True))
     runs = [metrics.longest_run(row, truth) for row, truth in pairs]
@@ -85,21 +85,21 @@ def _spread(count: int) -> list[int]:
     return sorted({int(place) for place in np.linspace(0, count - 1, min(EXCERPTS, count))})
 
 
-def continue_normal(
+def normal_measured(
     language_model: LanguageModel,
     prompts: Sequence[Sequence[int]],
+    rows: Sequence[list[int]],
     passages: Sequence[Example],
     encoder: Encoder,
-    new_tokens: int,
-    batch_size: int,
     folder: Path,
 ) -> dict[str, Any]:
-    """Answer normal prompts and score true prose; the answers' embeddings go into the folder.
+    """Judge answers to normal prompts and score true prose; embeddings go into the folder.
 
     Returns:
         A list per measure, one value a prompt, and a few of the continuations.
     """
-    texts = generation.answers(language_model, prompts, new_tokens, batch_size)
+    decode = language_model.tokenizer.decode
+    texts = [decode(row, skip_special_tokens=True).strip() for row in rows]
     nll, counts = scoring.answer_losses(language_model, passages)
     save_file({"embeddings": np.asarray(encoder(texts), np.float32)}, folder / EMBEDDINGS)
     return {

@@ -26,7 +26,7 @@ from unlearn_lib import (
 )
 from unlearn_lib.batches import Example, TextEncoder
 from unlearn_lib.datasets import book as data
-from unlearn_lib.experiments.book_measures import continue_normal, continue_passages
+from unlearn_lib.experiments.book_measures import normal_measured, passages_measured
 from unlearn_lib.experiments.stages import ORIGINAL, Stages, dump, keep_outcome
 from unlearn_lib.methods import find_method
 from unlearn_lib.passages import PassageEncoder
@@ -325,17 +325,21 @@ class BookStages(Stages):
         return self.store.get(spec, compute)
 
     def _continue(self, found: models.LanguageModel, folder: Path) -> dict[str, Any]:
-        chosen = self.settings.evaluation
-        record: dict[str, Any] = {}
-        for part in data.PARTS:
-            passages = self.passages(part)
-            record[part] = continue_passages(
-                found, passages, self.sentence_encoder, chosen.new_tokens, chosen.batch_size
-            )
+        """Continue all prompts in one go, batches as full as can be, then measure part by part."""
+        chosen, encode = self.settings.evaluation, self.sentence_encoder
+        passages = {part: self.passages(part) for part in data.PARTS}
+        prompts = {part: [row.prompt for row in rows] for part, rows in passages.items()}
+        prompts["normal"] = self.normal_prompts()
+        every = [prompt for group in prompts.values() for prompt in group]
+        rows = iter(generation.continuations(found, every, chosen.new_tokens, chosen.batch_size))
+        given = {part: [next(rows) for _ in group] for part, group in prompts.items()}
+        record = {
+            part: passages_measured(found, passages[part], given[part], encode, chosen.new_tokens)
+            for part in data.PARTS
+        }
         prose = self.passages("normal")
-        asked = self.normal_prompts()
-        record["normal"] = continue_normal(
-            found, asked, prose, self.sentence_encoder, chosen.new_tokens, chosen.batch_size, folder
+        record["normal"] = normal_measured(
+            found, prompts["normal"], given["normal"], prose, encode, folder
         )
         write_text(folder / "continuations.json", json.dumps(record))
         return {"hardware": found.hardware}
