@@ -117,8 +117,8 @@ figures: setup ## draw the figures and tables again from stored results; never t
 status: setup ## which results exist, which are missing
 	@$(PY) -m unlearn_lib status $(CHOSEN)
 
-bench: setup ## speed and memory against the published loop
-	@$(PY) -m benchmarks
+bench: setup ## speed and memory against the published loop (ONLY=unlearning or ONLY=book)
+	@$(PY) -m benchmarks $(ONLY)
 
 clean: ## remove this profile's results (not results/reference, not the environment)
 	@case "$(PROFILE)" in ""|reference|.*|*/*) echo "PROFILE='$(PROFILE)' is no profile." >&2; exit 1;; esac; \

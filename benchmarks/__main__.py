@@ -1,6 +1,6 @@
 """Run every bench, write `results/bench.json` and print a Markdown table.
 
-    python -m benchmarks
+    python -m benchmarks [unlearning] [book]     (or: make bench ONLY=book)
 
 Each measurement is a process of its own and every pair runs one after the other, on the same
 rows of profile laptop and the same weights. `ratio` says how many times faster ours is, or what
@@ -20,7 +20,7 @@ import torch
 
 from benchmarks import opt
 from benchmarks.rows import prepare
-from unlearn_lib.errors import CompanionError
+from unlearn_lib.errors import CompanionError, nearest
 from unlearn_lib.profiles import ROOT
 from unlearn_lib.runs import provenance, write_text
 
@@ -157,15 +157,25 @@ def _readable(value: float, unit: str) -> str:
     return f"{value:.3g} {unit}"
 
 
-def main() -> None:
-    """Run, write, print."""
+PARTS = ("unlearning", "book")
+
+
+def main(chosen: list[str]) -> None:
+    """Run the parts named (all by default), write, print."""
+    unknown = [name for name in chosen if name not in PARTS]
+    if unknown:
+        raise CompanionError(f"There is no bench '{unknown[0]}'{nearest(unknown[0], PARTS)}.")
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         folder = Path(temporary)
         rows = folder / "rows.json"
         weights = prepare(rows)
-        records = smollm2(weights, rows)
-        records += book_on(weights, rows, "SmolLM2-135M")
+        records = []
+        for name in chosen or PARTS:
+            if name == "unlearning":
+                records += smollm2(weights, rows)
+            else:
+                records += book_on(weights, rows, "SmolLM2-135M")
         if torch.cuda.is_available():
             records += opt_on_gpu(rows, folder, weights)
         else:
@@ -182,6 +192,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     try:
-        main()
+        main(sys.argv[1:])
     except CompanionError as error:
         sys.exit(str(error))
