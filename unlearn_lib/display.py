@@ -10,6 +10,8 @@ from IPython.display import HTML, display
 
 from unlearn_lib import figures
 
+pd.set_option("display.max_colwidth", 240)
+
 PERSONAL = re.compile(r"\S+@\S+|https?://\S+|\+?\d[\d\s().-]{6,}\d")
 
 
