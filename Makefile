@@ -31,7 +31,6 @@ endif
 
 help: ## this list
 	@echo "make TARGET [PROFILE=smoke|laptop|paper] [JOBS=n]     (now: PROFILE=$(PROFILE) JOBS=$(JOBS))"
-	@echo "BOOK=path [PROFILE=...] make reproduce    implants and forgets your own text (.txt, .epub, .pdf, .jsonl)"
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s%s\n", $$1, $$2 }' Makefile
 
 # $(STAMP) says who made the environment, from which pins and for which folder; it holds
@@ -98,7 +97,7 @@ format: setup ## lay out the code as `make test` wants it
 smoke: ## everything on a tiny model, a few minutes: does the code work?
 	@$(MAKE) --no-print-directory reproduce PROFILE=smoke
 
-reproduce: setup ## execute the profile's notebooks, then its table and figures
+reproduce: setup ## execute the profile's notebooks, then its table and figures (BOOK=path: on your own book)
 	@name=$$($(PY) -m unlearn_lib check $(CHOSEN)) || exit; \
 	[ -n "$$(ls "figures/$$name" 2>/dev/null)" ] || rm -f "results/$$name/.figures"; \
 	mkdir -p "results/$$name/logs"; log="results/$$name/logs/snakemake.log"; \

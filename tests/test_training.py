@@ -61,7 +61,8 @@ def pools(encoder: TextEncoder) -> Pools:
         encoder.example("How do birds fly?", "They beat their wings."),
     ]
     answers = [answer for example in retain for answer in example.answers]
-    return Pools(forget, [answers] * len(forget), retain)
+    keep = [encoder.example("Where do eels go?", "Down to the sea.")]
+    return Pools(forget, [answers] * len(forget), retain, keep)
 
 
 @pytest.fixture
@@ -176,7 +177,7 @@ def test_a_method_without_a_forget_loss_never_reads_a_forget_answer(
     for step in training.draw_steps(pools, METHODS[uses], chosen(uses), seed=0):
         assert not forbidden & {answer for example in step.forget for answer in example.answers}
         assert FORGET not in step.roles()
-        assert len(step.roles()) == sum(len(e.answers) for e in (*step.forget, *step.retain))
+        assert len(step.roles()) == sum(len(example.answers) for example in step.examples)
 
 
 # --- the terms of a step ---------------------------------------------------------------------

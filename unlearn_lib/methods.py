@@ -96,14 +96,6 @@ METHODS: dict[str, Method] = {
         retain_answers="own",
         keep=losses.gradient_descent,
     ),
-    "distil_keep_kl": Method(
-        losses.forward_kl,
-        None,
-        losses.forward_kl,
-        "ours: KL to the original on forget rows too, CE on rows to keep",
-        retain_answers="own",
-        keep=losses.gradient_descent,
-    ),
     "npo_refusal_kl": Method(
         losses.npo,
         "refusal",

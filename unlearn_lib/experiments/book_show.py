@@ -25,21 +25,9 @@ SHOWN = ("verbatim_share", "similarity_text", "bleu", "extraction_strength", "pe
 
 def settings(experiment: BookExperiment) -> pd.DataFrame:
     """The model, how it is trained, and the book."""
-    model, book = experiment.model, experiment.data.book
-    lora = model.lora
-    adapter = f"LoRA rank {lora.rank}, α {lora.alpha} on {lora.targets}" if lora else "all weights"
-    return facts(
-        [
-            ("profile", experiment.profile.name),
-            ("model", model.id),
-            ("weights from", experiment.weights.source),
-            ("trained", adapter),
-            ("precision", f"{model.precision}, quantisation {model.quantization}"),
-            ("seed", experiment.seed),
-            ("book", f"{book.title} ({book.format}, {len(book.chapters)} {book.units})"),
-            ("methods", ", ".join(experiment.labels.values())),
-        ]
-    )
+    book = experiment.data.book
+    title = f"{book.title} ({book.format}, {len(book.chapters)} {book.units})"
+    return facts([*experiment.described(), ("book", title)])
 
 
 def data(experiment: BookExperiment) -> pd.DataFrame:

@@ -20,20 +20,7 @@ LEAST_DROP, MOST_DEGENERATE, MOST_PERPLEXITY = 75.0, 0.10, 1.25
 
 def settings(experiment: HarmfulExperiment) -> pd.DataFrame:
     """The model and how it is trained."""
-    model = experiment.model
-    lora = model.lora
-    adapter = f"LoRA rank {lora.rank} on {lora.targets}" if lora else "all weights"
-    return facts(
-        [
-            ("profile", experiment.profile.name),
-            ("model", model.id),
-            ("weights from", experiment.weights.source),
-            ("trained", adapter),
-            ("precision", f"{model.precision}, quantisation {model.quantization}"),
-            ("seed", experiment.seed),
-            ("methods", ", ".join(experiment.labels.values())),
-        ]
-    )
+    return facts(experiment.described())
 
 
 def data(experiment: HarmfulExperiment) -> pd.DataFrame:

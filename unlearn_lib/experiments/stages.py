@@ -63,6 +63,20 @@ class Stages:
     def _texts_for_tiny(self) -> list[str]:
         raise NotImplementedError
 
+    def described(self) -> list[tuple[str, Any]]:
+        """What a notebook says first: profile, model, how it is trained and held, seed."""
+        model, lora = self.model, self.model.lora
+        adapter = f"LoRA rank {lora.rank}, α {lora.alpha} on {lora.targets}" if lora else ""
+        return [
+            ("profile", self.profile.name),
+            ("model", model.id),
+            ("weights from", self.weights.source),
+            ("trained", adapter or "all weights"),
+            ("precision", f"{model.precision}, quantisation {model.quantization}"),
+            ("seed", self.seed),
+            ("methods", ", ".join(self.labels.values())),
+        ]
+
     @functools.cached_property
     def tokenizer(self) -> Any:
         """The original model's tokenizer."""
