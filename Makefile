@@ -3,6 +3,7 @@
 # the environment makes it (about five minutes), later ones find it ready.
 PROFILE ?= laptop
 BOOK ?=
+SEEDS ?=
 JOBS ?= 1
 VENV ?= $(if $(filter unlearning-companion,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX),.venv)
 PYTHON ?= python3
@@ -11,7 +12,7 @@ SHELL := bash
 PY = $(VENV)/bin/python
 STAMP = $(VENV)/.unlearning-companion
 # With BOOK the profile's results and figures lie apart, under a name that the library gives.
-CHOSEN = --profile "$(PROFILE)"$(if $(BOOK), --book "$(BOOK)")
+CHOSEN = --profile "$(PROFILE)"$(if $(BOOK), --book "$(BOOK)")$(if $(SEEDS), --seeds "$(SEEDS)")
 PINS = requirements.lock requirements-assets.txt pyproject.toml
 CANDIDATES = $(PYTHON) python3.11 python3.12 python3.13 python3.14
 
@@ -97,11 +98,11 @@ format: setup ## lay out the code as `make test` wants it
 smoke: ## everything on a tiny model, a few minutes: does the code work?
 	@$(MAKE) --no-print-directory reproduce PROFILE=smoke
 
-reproduce: setup ## execute the profile's notebooks, then its table and figures (BOOK=path: on your own book)
+reproduce: setup ## execute the profile's notebooks, then its table and figures (BOOK=path: your own book; SEEDS=n)
 	@name=$$($(PY) -m unlearn_lib check $(CHOSEN)) || exit; \
 	[ -n "$$(ls "figures/$$name" 2>/dev/null)" ] || rm -f "results/$$name/.figures"; \
 	mkdir -p "results/$$name/logs"; log="results/$$name/logs/snakemake.log"; \
-	BOOK="$(BOOK)" $(PY) -m snakemake --snakefile Snakefile --cores $(JOBS) --config "profile=$(PROFILE)" \
+	BOOK="$(BOOK)" SEEDS="$(SEEDS)" $(PY) -m snakemake --snakefile Snakefile --cores $(JOBS) --config "profile=$(PROFILE)" \
 	  --nolock --rerun-incomplete --scheduler greedy 2> "$$log" || { \
 	  failed=$$(sed -n 's/^ *log: \(.*\) (check log.*/\1/p' "$$log" | sort -u); \
 	  for one in $${failed:-$$log}; do \
@@ -116,7 +117,7 @@ figures: setup ## draw the figures and tables again from stored results; never t
 status: setup ## which results exist, which are missing
 	@$(PY) -m unlearn_lib status $(CHOSEN)
 
-bench: setup ## speed and memory against the published loop (ONLY=unlearning or ONLY=book)
+bench: setup ## speed and memory against the published loop (ONLY=unlearning, book or scoring)
 	@$(PY) -m benchmarks $(ONLY)
 
 clean: ## remove this profile's results (not results/reference, not the environment)

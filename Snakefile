@@ -18,8 +18,10 @@ from unlearn_lib.profiles import load_profile, notebook_jobs
 
 PROFILE = config.get("profile", "laptop")
 BOOK = config.get("book") or os.environ.get("BOOK") or None
-LOADED = load_profile(PROFILE, BOOK)
+SEEDS = config.get("seeds") or os.environ.get("SEEDS") or None
+LOADED = load_profile(PROFILE, BOOK, SEEDS and int(SEEDS))
 CHOSEN = f"--profile {PROFILE}" + (f" --book {shlex.quote(BOOK)}" if BOOK else "")
+CHOSEN += f" --seeds {SEEDS}" if SEEDS else ""
 RESULTS = f"results/{LOADED.name}"
 METRICS = f"{RESULTS}/metrics.csv"
 RUN = f"{shlex.quote(sys.executable)} -m unlearn_lib"

@@ -1,6 +1,6 @@
 """Run every bench, write `results/bench.json` and print a Markdown table.
 
-    python -m benchmarks [unlearning] [book]     (or: make bench ONLY=book)
+    python -m benchmarks [unlearning] [book] [scoring]     (or: make bench ONLY=book)
 
 Each measurement is a process of its own and every pair runs one after the other, on the same
 rows of profile laptop and the same weights. `ratio` says how many times faster ours is, or what
@@ -126,6 +126,15 @@ def book_on(weights: Path, rows: Path, name: str) -> list[Record]:
     return records
 
 
+def scoring(weights: Path, rows: Path) -> list[Record]:
+    """Scoring seven answers a question, prompts shared, against a row per candidate."""
+    found = measure("score", weights, rows)
+    record = {"name": "scoring, SmolLM2-135M: shared prompts against a row per candidate"}
+    record |= {"ratio": found["ours"] / found["baseline"], "unit": "answers/s"}
+    record |= {"ratio_is": f"times faster; losses apart by {found['difference']:.1g} at most"}
+    return [found | record]
+
+
 def opt_on_gpu(rows: Path, folder: Path, tokenizer: Path) -> list[Record]:
     """The step on OPT-1.3b's architecture with random weights: bf16, and on an 8-bit base."""
     weights = opt.random_weights(folder / "opt-1.3b-random", tokenizer)
@@ -157,7 +166,7 @@ def _readable(value: float, unit: str) -> str:
     return f"{value:.3g} {unit}"
 
 
-PARTS = ("unlearning", "book")
+PARTS = ("unlearning", "book", "scoring")
 
 
 def main(chosen: list[str]) -> None:
@@ -174,8 +183,10 @@ def main(chosen: list[str]) -> None:
         for name in chosen or PARTS:
             if name == "unlearning":
                 records += smollm2(weights, rows)
-            else:
+            elif name == "book":
                 records += book_on(weights, rows, "SmolLM2-135M")
+            else:
+                records += scoring(weights, rows)
         if torch.cuda.is_available():
             records += opt_on_gpu(rows, folder, weights)
         else:

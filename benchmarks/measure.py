@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import implant, published, work
+from benchmarks import implant, published, score, work
 from benchmarks.rows import SEED, STEP, read_pools, read_prompts
 from unlearn_lib import generation, models, training
 from unlearn_lib.assets import Asset
@@ -112,6 +112,12 @@ def book(
     return implant.measured(found, kind) | {"precision": found.hardware["precision_got"]}
 
 
+def scored(weights: Path, rows: Path, precision: str = "float32") -> dict[str, Any]:
+    """Answers per second, shared prompts against a row for each, and how far they are apart."""
+    found = _load(weights, precision)
+    return score.measured(found) | {"precision": found.hardware["precision_got"]}
+
+
 def generate(weights: Path, rows: Path, batch: str, every: str) -> dict[str, Any]:
     """Greedy answers of up to 60 tokens; counts the tokens of the answers, not padding."""
     found = _load(weights, "bfloat16")
@@ -154,6 +160,7 @@ WHAT: dict[str, Callable[..., dict[str, Any]]] = {
     "book": book,
     "baseline": baseline,
     "generate": generate,
+    "score": scored,
     "matmul": matmul,
 }
 

@@ -353,7 +353,7 @@ def test_cache_that_cannot_be_made_is_said(
 
 
 def test_no_room_for_the_tiny_model_is_said(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from unlearn_lib.models import tiny_opt
+    from unlearn_lib.tiny import tiny_opt
 
     usage = shutil.disk_usage(cache.parent)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))

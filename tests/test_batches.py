@@ -12,7 +12,15 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM
 
 from unlearn_lib.assets import Asset
-from unlearn_lib.batches import Example, Packed, TextEncoder, by_length, pack, packed_logits
+from unlearn_lib.batches import (
+    Example,
+    Packed,
+    TextEncoder,
+    by_length,
+    pack,
+    packed_activations,
+    packed_logits,
+)
 from unlearn_lib.errors import CompanionError
 from unlearn_lib.losses import answer_nll
 from unlearn_lib.models import LanguageModel
@@ -204,6 +212,58 @@ def test_means_are_those_of_a_padded_batch_with_its_padding_left_out(
     real = (labels[:, 1:] != -100).sum(1)
     assert_close(ours, losses.sum(1) / real, rtol=1e-5, atol=1e-5)
     assert (losses.mean(1) < ours).all(), "a mean over padding, as released, is diluted"
+
+
+# --- activations of one block ----------------------------------------------------------------
+
+
+def blocks_of(model: Any, architecture: str) -> Any:
+    where = {"opt": "model.decoder.layers", "llama": "model.layers", "gpt2": "transformer.h"}
+    return model.get_submodule(where[architecture])
+
+
+def separate_activations(model: Any, block: Any, batch: list[Example]) -> torch.Tensor:
+    """What a block gives out at the scored places, from one plain forward per answer."""
+    found: list[torch.Tensor] = []
+    hook = block.register_forward_hook(
+        lambda _, given, output: found.append(output[0] if isinstance(output, tuple) else output)
+    )
+    places = [(row, start) for row, start in separate_rows(batch)]
+    for row, _ in places:
+        model(input_ids=torch.tensor([row]))
+    hook.remove()
+    return torch.cat([out[0, start - 1 : -1] for out, (_, start) in zip(found, places)])
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("architecture", ["opt", "llama", "gpt2"])
+def test_packed_activations_equal_those_of_separate_rows(
+    architecture: str, layer: int, load_tiny: Callable[..., LanguageModel]
+) -> None:
+    """After the last block too, where transformers' own hidden states are normalised."""
+    model = load_tiny(architecture).model
+    block = blocks_of(model, architecture)[layer]
+
+    @settings(max_examples=10)
+    @given(examples)
+    def check(batch: list[Example]) -> None:
+        with torch.no_grad():
+            ours = packed_activations(model, pack(batch), layer)
+            plain = separate_activations(model, block, batch)
+        assert_close(ours, plain, rtol=1e-5, atol=1e-5)
+
+    check()
+    assert not block._forward_hooks, "nothing stays on the model"
+
+
+@pytest.mark.parametrize("architecture", ["opt", "llama", "gpt2"])
+def test_a_block_that_the_model_does_not_have_is_refused_in_one_sentence(
+    architecture: str, load_tiny: Callable[..., LanguageModel]
+) -> None:
+    packed = pack([Example((5,), ((6,),))])
+    with pytest.raises(CompanionError) as told:
+        packed_activations(load_tiny(architecture).model, packed, 2)
+    assert str(told.value) == "The method's 'layer' is 2, but the model's blocks are 0 to 1."
 
 
 # --- packs of bounded length -----------------------------------------------------------------

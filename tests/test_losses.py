@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 from unlearn_lib import losses
-from unlearn_lib.methods import METHODS
+from unlearn_lib.methods import METHODS, NEEDS_REFERENCE, PAIRED
 
 Problem = dict[str, Any]
 
@@ -245,7 +245,36 @@ def test_a_small_step_moves_the_answers_the_right_way(
     assert sign * (after - before) > 0
 
 
+# --- the registry ----------------------------------------------------------------------------
+
+USED: set[Any] = {
+    loss for method in METHODS.values() for loss in (method.forget, method.retain, method.keep) if loss
+}  # fmt: skip
+
+
 def test_every_method_says_where_it_comes_from_and_uses_known_losses() -> None:
-    for method in METHODS.values():
-        assert method.source
-        assert {method.forget, method.retain} - {None} <= set(BY_NAME.values())
+    assert all(method.source for method in METHODS.values())
+    assert all(getattr(losses, loss.__name__) is loss for loss in USED)
+
+
+@pytest.mark.parametrize("name", sorted(loss.__name__ for loss in USED))
+def test_the_registry_knows_which_losses_need_a_reference(name: str) -> None:
+    loss = getattr(losses, name)
+    logits, labels, rows = torch.zeros(2, 4), torch.tensor([0, 1]), torch.tensor([0, 1])
+    if loss in NEEDS_REFERENCE:
+        with pytest.raises(AssertionError):
+            loss(logits, labels, rows)
+    else:
+        assert loss(logits, labels, rows).isfinite()
+
+
+@pytest.mark.parametrize("name", sorted(loss.__name__ for loss in USED))
+def test_the_registry_knows_which_losses_take_pairs(name: str) -> None:
+    """One row more than a pair is a row without its partner."""
+    loss = getattr(losses, name)
+    logits, labels, rows = torch.zeros(3, 4), torch.tensor([0, 1, 2]), torch.arange(3)
+    if loss in PAIRED:
+        with pytest.raises(ValueError, match="no partner"):
+            loss(logits, labels, rows, logits)
+    else:
+        assert loss(logits, labels, rows, logits).isfinite()

@@ -17,6 +17,7 @@ from unlearn_lib.errors import CompanionError
 from unlearn_lib.models import LanguageModel
 from unlearn_lib.passages import PassageEncoder
 from unlearn_lib.settings import BookImplant
+from unlearn_lib.steps import epoch_steps
 
 Load = Callable[..., LanguageModel]
 LORA = {"rank": 8, "dropout": 0.0}
@@ -121,7 +122,7 @@ def test_every_chunk_is_read_once_an_epoch_in_an_order_of_the_seed(
 ) -> None:
     chunks = cutter.chunks([TEXT], 8)
     random = np.random.default_rng(0)
-    first, second = (memorising._steps(chunks, 3, random) for _ in range(2))
+    first, second = (epoch_steps(chunks, 3, random) for _ in range(2))
     for steps in (first, second):
         rows = [row for step in steps for row in step.retain]
         assert sorted(row.prompt + row.answers[0] for row in rows) == sorted(
@@ -129,7 +130,7 @@ def test_every_chunk_is_read_once_an_epoch_in_an_order_of_the_seed(
         )
         assert [len(step.retain) for step in steps[:-1]] == [3] * (len(steps) - 1)
     assert first != second
-    assert first == memorising._steps(chunks, 3, np.random.default_rng(0))
+    assert first == epoch_steps(chunks, 3, np.random.default_rng(0))
 
 
 def test_one_seed_gives_one_result_and_another_another(implant: Callable[..., Any]) -> None:

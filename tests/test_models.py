@@ -1,6 +1,7 @@
 """Loading, adapters, devices, and the tiny OPT of profile smoke."""
 
 import hashlib
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from unlearn_lib.batches import Example, pack, packed_logits
 from unlearn_lib.errors import CompanionError
 from unlearn_lib.models import LanguageModel
 from unlearn_lib.settings import ModelSettings
+from unlearn_lib.tiny import tiny_opt
 
 Load = Callable[..., LanguageModel]
 BATCH = [Example((5, 6, 7), ((8, 9), (10,))), Example((11, 12), ((13,),))]
@@ -103,6 +105,56 @@ def test_adapter_targets_are_those_of_the_profile(load_tiny: Load) -> None:
     trained = [name for name, p in found.model.named_parameters() if p.requires_grad]
     assert len(trained) == 2 * 2 * 2
     assert all("q_proj" in name or "v_proj" in name for name in trained)
+
+
+def adapted_blocks(found: LanguageModel) -> set[int]:
+    """The blocks in which something is trained."""
+    trained = [name for name, p in found.model.named_parameters() if p.requires_grad]
+    assert trained and all("lora_" in name for name in trained)
+    return {int(re.findall(r"\.(\d+)\.", name)[0]) for name in trained}
+
+
+def projections(found: LanguageModel) -> set[str]:
+    """The projections that got an adapter, as they are called in every block."""
+    trained = [name for name, p in found.model.named_parameters() if p.requires_grad]
+    return {re.sub(r".*\.\d+\.", "", name) for name in trained}
+
+
+@pytest.mark.parametrize("architecture", ["opt", "llama", "gpt2"])
+@pytest.mark.parametrize("layers, blocks", [([1, 1], {1}), ([0, 0], {0}), ([0, 1], {0, 1})])
+def test_only_the_chosen_blocks_get_an_adapter(
+    layers: list[int], blocks: set[int], architecture: str, load_tiny: Load
+) -> None:
+    found = load_tiny(architecture, seed=0, lora={"layers": layers})
+    assert adapted_blocks(found) == blocks
+    everywhere = load_tiny(architecture, seed=0, lora={})
+    assert projections(found) == projections(everywhere), "the same projections as without a choice"
+
+
+def test_chosen_projections_get_an_adapter_in_the_chosen_blocks_only(load_tiny: Load) -> None:
+    found = load_tiny("llama", seed=0, lora={"layers": [1, 1], "targets": ["q_proj"], "rank": 2})
+    assert adapted_blocks(found) == {1}
+    assert projections(found) == {f"self_attn.q_proj.lora_{side}.default.weight" for side in "AB"}
+
+
+@pytest.mark.parametrize("layers", [[0, 2], [2, 2], [1, 0], [-1, 1]])
+def test_blocks_that_the_model_does_not_have_are_refused_in_one_sentence(
+    layers: list[int], load_tiny: Load
+) -> None:
+    with pytest.raises(CompanionError) as told:
+        load_tiny("llama", seed=0, lora={"layers": layers})
+    assert str(told.value) == f"'lora.layers' is {layers}, but the model's blocks are 0 to 1."
+
+
+def test_an_adapter_of_some_blocks_is_read_back_as_it_was(load_tiny: Load, tmp_path: Path) -> None:
+    found = load_tiny("llama", seed=0, lora={"layers": [1, 1]})
+    change(found)
+    models.save(found.model, found.tokenizer, tmp_path)
+    restored, opened = load_tiny("llama"), load_tiny("llama")
+    models.load_adapter(restored, tmp_path)
+    assert_close(logits_of(restored), logits_of(found), rtol=0, atol=0)
+    models.load_adapter(opened, tmp_path, trainable=True)
+    assert adapted_blocks(opened) == {1}
 
 
 def test_all_weights_of_a_quantised_model_cannot_be_trained(load_tiny: Load) -> None:
@@ -212,7 +264,7 @@ def test_the_tiny_opt_is_the_same_every_time(
     for place in ("one", "two"):
         monkeypatch.setenv("UNLEARN_CACHE", str(tmp_path / place))
         torch.rand(3)  # whatever was drawn before
-        asset = models.tiny_opt(texts)
+        asset = tiny_opt(texts)
         folders.append(asset.folder)
         digests.append(
             {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in asset.folder.iterdir()}
@@ -221,8 +273,8 @@ def test_the_tiny_opt_is_the_same_every_time(
     assert digests[0] == digests[1]
     assert {"model.safetensors", "tokenizer.json", "config.json"} <= set(digests[0])
     assert not list(tmp_path.rglob(".making-*"))
-    assert models.tiny_opt(texts).folder == folders[1]
-    assert models.tiny_opt(texts[1:]).folder != folders[1]
+    assert tiny_opt(texts).folder == folders[1]
+    assert tiny_opt(texts[1:]).folder != folders[1]
 
 
 def test_the_tiny_opt_reads_and_writes_its_texts(
@@ -230,7 +282,7 @@ def test_the_tiny_opt_reads_and_writes_its_texts(
 ) -> None:
     monkeypatch.setenv("UNLEARN_CACHE", str(tmp_path))
     texts = ["Größe, naïve and 日本", "### Question: why?\n ### Answer: so"]
-    found: Any = models.load(models.tiny_opt(texts, context=64), PLAIN, "cpu")
+    found: Any = models.load(tiny_opt(texts, context=64), PLAIN, "cpu")
     assert found.context == 64
     for text in texts:
         assert found.tokenizer.decode(found.tokenizer(text)["input_ids"]) == text

@@ -1,5 +1,6 @@
 """Profiles: what is refused, in one sentence that names the key and the nearest right one."""
 
+import pkgutil
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,14 @@ def test_unknown_profile_gives_the_nearest_name() -> None:
         ("book.methods.0.varient", "variant"),
         ("book.methods.0.fault", "faults"),
         ("book.methods.0.keep_weights", "keep_weight"),
+        ("tof", "tofu"),
+        ("tofu.data.holdout_author", "holdout_authors"),
+        ("tofu.people.neighbors", "neighbours"),
+        ("tofu.models.0.lora.layer", "layers"),
+        ("tofu.reference", "references"),
+        ("tofu.methods.0.scenario", "scenarios"),
+        ("tofu.methods.0.steer", "steering"),
+        ("tofu.evaluation.entailmant", "entailment"),
     ],
 )
 def test_misspelt_key_gives_its_place_and_the_nearest_name(
@@ -124,6 +133,18 @@ def test_misspelt_key_gives_its_place_and_the_nearest_name(
         ("book.methods.0.faults", "empty_labels"),
         ("book.methods.0.faults", ["empty_label"]),
         ("book.methods.0.keep_batch_size", 0),
+        ("tofu.models.0.lora.layers", [0]),
+        ("tofu.models.0.lora.layers", "all"),
+        ("tofu.data.source", "tofu"),
+        ("tofu.data.forget_split", "forget50"),
+        ("tofu.data.tasks", 0),
+        ("tofu.data.questions_per_author", 1),
+        ("tofu.people.forget_people", 0),
+        ("tofu.implant.epochs", 0),
+        ("tofu.methods.0.layer", -1),
+        ("tofu.methods.0.steering", 0),
+        ("tofu.methods.0.scenarios", []),
+        ("tofu.evaluation.min_k", 1.5),
     ],
 )
 def test_wrong_value_gives_its_place(place: str, value: Any, tmp_path: Path) -> None:
@@ -131,7 +152,7 @@ def test_wrong_value_gives_its_place(place: str, value: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "place", ["harmful.classifier", "book", "book.implant", "book.data.retain"]
+    "place", ["harmful.classifier", "book", "book.implant", "book.data.retain", "tofu.data.source"]
 )
 def test_missing_key_is_named(place: str, tmp_path: Path) -> None:
     tree = content()
@@ -143,7 +164,7 @@ def test_missing_key_is_named(place: str, tmp_path: Path) -> None:
     assert refusal(tmp_path, yaml.safe_dump(tree)) == f"smoke.yaml: the key '{place}' is missing."
 
 
-@pytest.mark.parametrize("block", ["harmful", "book"])
+@pytest.mark.parametrize("block", ["harmful", "book", "tofu"])
 @pytest.mark.parametrize("kind", ["method", "model"])
 def test_a_name_listed_twice_is_refused(kind: str, block: str, tmp_path: Path) -> None:
     tree = content()
@@ -194,6 +215,35 @@ def test_profiles_cannot_be_changed() -> None:
         profile.harmful.methods[0].steps = 5  # type: ignore[misc]
 
 
+def test_seeds_are_counted_on_from_the_profile_s_first() -> None:
+    tree = content()
+    tree["seeds"] = [4, 9]
+    assert Profile.model_validate(tree).seeds == (4, 9)
+    first = load_profile("smoke").seeds[0]
+    assert load_profile("smoke", seeds=1).seeds == (first,)
+    assert load_profile("smoke", seeds=3).seeds == (first, first + 1, first + 2)
+    assert load_profile("smoke", seeds=None) == load_profile("smoke")
+
+
+def test_more_seeds_are_more_jobs_and_change_nothing_else() -> None:
+    more, before = load_profile("smoke", seeds=2), load_profile("smoke")
+    assert more.model_copy(update={"seeds": before.seeds}) == before
+    assert more.name == before.name, "the runs of the first seed are taken up again"
+    assert len(notebook_jobs(more)) == 2 * len(notebook_jobs(before)) - 1
+
+
+def test_more_seeds_of_one_s_own_book(tmp_path: Path) -> None:
+    profile = load_profile("smoke", write_book(tmp_path / "keeper.txt"), seeds=2)
+    assert [job.seed for job in notebook_jobs(profile)] == [1, 2]
+
+
+@pytest.mark.parametrize("seeds", [0, -3])
+def test_no_seeds_are_refused_in_one_sentence(seeds: int) -> None:
+    with pytest.raises(CompanionError, match=f"SEEDS is {seeds}; give the number of seeds") as told:
+        load_profile("smoke", seeds=seeds)
+    assert "\n" not in str(told.value)
+
+
 def test_unknown_model_and_method_give_the_nearest_name() -> None:
     profile = load_profile("paper")
     for settings in (profile.harmful, profile.book):
@@ -203,14 +253,15 @@ def test_unknown_model_and_method_give_the_nearest_name() -> None:
             settings.method("arrora")
 
 
-@pytest.mark.parametrize("block", ["harmful", "book"])
-def test_unknown_method_is_refused_before_anything_is_computed(block: str) -> None:
-    from unlearn_lib.experiments.book import BookExperiment
-    from unlearn_lib.experiments.harmful import HarmfulExperiment
-
+@pytest.mark.parametrize(
+    "block, where",
+    [("harmful", "harmful.HarmfulExperiment"), ("book", "book.BookExperiment"),
+     ("tofu", "closer_look.CloserLook")],
+)  # fmt: skip
+def test_unknown_method_is_refused_before_anything_is_computed(block: str, where: str) -> None:
+    experiment = pkgutil.resolve_name(f"unlearn_lib.experiments.{where.replace('.', ':')}")
     tree = content()
     tree[block]["methods"][-1]["uses"] = "ga_kk"
-    experiment = {"harmful": HarmfulExperiment, "book": BookExperiment}[block]
     with pytest.raises(CompanionError, match=r"no method 'ga_kk' \(did you mean 'ga_kl'\?\)"):
         experiment(Profile.model_validate(tree), None, 1)
 
@@ -228,14 +279,18 @@ def test_jobs_are_the_tour_and_one_per_model_and_seed() -> None:
         ("01", "opt-1.3b", 2),
         ("02", "tiny-opt", 1),
         ("02", "tiny-opt", 2),
+        ("04", "tiny-opt", 1),
+        ("04", "tiny-opt", 2),
     ]
-    assert [job.experiment for job in jobs] == [None, *["harmful"] * 4, *["book"] * 2]
+    names = [None, *["harmful"] * 4, *["book"] * 2, *["tofu"] * 2]
+    assert [job.experiment for job in jobs] == names
 
 
-def test_rows_of_two_experiments_do_not_meet() -> None:
+def test_rows_of_experiments_do_not_meet() -> None:
     profile = load_profile("smoke")
     found = {rows_path(profile, name, "facebook/opt-1.3b", 1) for name in profile.experiments()}
-    assert {path.name for path in found} == {"harmful__opt-1.3b__s1.csv", "book__opt-1.3b__s1.csv"}
+    expected = {f"{name}__opt-1.3b__s1.csv" for name in ("harmful", "book", "tofu")}
+    assert {path.name for path in found} == expected
 
 
 def write_book(path: Path) -> Path:
@@ -271,7 +326,7 @@ def test_own_book_has_only_the_jobs_of_its_experiment(tmp_path: Path) -> None:
     assert list(profile.experiments()) == ["book"]
     jobs = [(job.notebook[:2], job.experiment, job.seed) for job in notebook_jobs(profile)]
     assert jobs == [("02", "book", 1)]
-    assert list(load_profile("smoke").experiments()) == ["harmful", "book"]
+    assert list(load_profile("smoke").experiments()) == ["harmful", "book", "tofu"]
 
 
 def test_own_book_is_found_from_where_one_stands_and_from_home(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -31,7 +32,7 @@ COMPARED = {
 
 
 def chosen(uses: str, **changed: Any) -> MethodSettings:
-    given = {"steps": 3, "learning_rate": 1e-2, "batch_size": 1, "schedule": "constant"}
+    given = {"steps": 3, "learning_rate": 1e-2, "batch_size": 1, "schedule": "constant", "layer": 1}
     return MethodSettings(name=uses, uses=uses, label=uses, **{**given, **changed})
 
 
@@ -62,7 +63,8 @@ def pools(encoder: TextEncoder) -> Pools:
     ]
     answers = [answer for example in retain for answer in example.answers]
     keep = [encoder.example("Where do eels go?", "Down to the sea.")]
-    return Pools(forget, [answers] * len(forget), retain, keep)
+    refusals = [encoder.answer("I cannot tell."), encoder.answer("I do not know.")]
+    return Pools(forget, [answers] * len(forget), retain, keep, refusals=refusals)
 
 
 @pytest.fixture
@@ -140,6 +142,7 @@ def test_no_token_of_a_forget_question_is_scored(pools: Pools) -> None:
 @pytest.mark.parametrize(
     "uses, empty, named",
     [("ga", "forget", "forget set"), ("ga_gd", "retain", "retain set"),
+     ("dpo_gd", "refusals", "refusals set"), ("idk_ap", "refusals", "refusals set"),
      ("ga_mismatch_kl", "substitutes", "no answer to put in its place")],
 )  # fmt: skip
 def test_a_needed_set_that_is_empty_is_refused(
@@ -152,7 +155,7 @@ def test_a_needed_set_that_is_empty_is_refused(
 
 
 def test_a_method_needs_no_rows_that_it_does_not_use(pools: Pools) -> None:
-    only_forget = dataclasses.replace(pools, retain=[], substitutes=[[]] * 3)
+    only_forget = dataclasses.replace(pools, retain=[], substitutes=[[]] * 3, refusals=[])
     assert len(training.draw_steps(only_forget, METHODS["ga"], chosen("ga"), seed=0)) == 3
     only_retain = dataclasses.replace(pools, forget=[], substitutes=[])
     steps = training.draw_steps(only_retain, METHODS["retain_only"], chosen("retain_only"), 0)
@@ -160,13 +163,11 @@ def test_a_method_needs_no_rows_that_it_does_not_use(pools: Pools) -> None:
 
 
 @pytest.mark.parametrize("uses", METHODS)
-def test_prompts_of_retain_rows_are_scored_where_the_method_says_so(
-    uses: str, pools: Pools
-) -> None:
+def test_prompts_are_scored_where_the_method_says_so(uses: str, pools: Pools) -> None:
     method = METHODS[uses]
     for step in training.draw_steps(pools, method, chosen(uses), seed=0):
         assert all(example.score_prompt == method.retain_prompts for example in step.retain)
-        assert not any(example.score_prompt for example in step.forget)
+        assert all(example.score_prompt == method.forget_prompts for example in step.forget)
 
 
 @pytest.mark.parametrize("uses", [name for name, m in METHODS.items() if m.forget is None])
@@ -305,8 +306,13 @@ def test_the_adapter_alone_is_trained_with_lora(run: Callable[..., Any], load_ti
 # --- steps, seeds, schedule ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("uses", METHODS)
-@pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "all weights"])
+WITH_ALL_WEIGHTS = ("ga", "ga_mismatch_kl", "npo_keep_kl", "dpo_ap", "me_kl", "undial_gd", "rmu")
+
+
+@pytest.mark.parametrize(
+    "uses, lora",
+    [*((uses, LORA) for uses in METHODS), *((uses, None) for uses in WITH_ALL_WEIGHTS)],
+)
 def test_exactly_the_asked_steps_are_run(uses: str, lora: Any, run: Callable[..., Any]) -> None:
     seen: list[float] = []
     _, outcome = run(
@@ -553,17 +559,18 @@ def test_an_8_bit_base_trains(run: Callable[..., Any], load_tiny: Load) -> None:
 
 
 @pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "all weights"])
-@pytest.mark.parametrize("architecture", ["opt", "llama"])
+@pytest.mark.parametrize(
+    "architecture, uses", [("opt", "ga_mismatch_kl"), ("llama", "ga_mismatch_kl"), ("llama", "rmu")]
+)
 def test_activation_checkpointing_changes_no_number(
-    architecture: str, lora: Any, load_tiny: Load, pools: Pools, tmp_path: Path
+    architecture: str, uses: str, lora: Any, load_tiny: Load, pools: Pools, tmp_path: Path
 ) -> None:
     found, history = [], []
     for on in (False, True):
         model = load_tiny(architecture, seed=0, lora=lora, gradient_checkpointing=on)
         assert model.model.is_activation_checkpointing is on
-        settings = chosen("ga_mismatch_kl", learning_rate=1e-3)
-        method, folder = METHODS["ga_mismatch_kl"], tmp_path / "checkpoints"
-        outcome = training.unlearn(model, method, settings, pools, 0, folder)
+        method, settings = METHODS[uses], chosen(uses, learning_rate=1e-3)
+        outcome = training.unlearn(model, method, settings, pools, 0, tmp_path / "checkpoints")
         found.append(weights(model))
         history.append([row["total"] for row in outcome.history])
     assert history[0] == pytest.approx(history[1], rel=1e-5)
@@ -617,12 +624,72 @@ def test_the_seed_decides_the_order_in_which_rows_are_implanted(
     assert differ(*trained)
 
 
-def test_implanting_never_scores_padding_or_prompts() -> None:
+@pytest.mark.parametrize("architecture", ["opt", "llama", "gpt2"])
+def test_implanting_scores_answers_alone_and_each_alike(
+    architecture: str, load_tiny: Load, tmp_path: Path
+) -> None:
     rows = [Example((5, 6), ((7,),)), Example((8,), ((9, 10, 11),))]
-    padded = training._padded(rows, 1)
-    assert padded["input_ids"].tolist() == [[5, 6, 7, 1], [8, 9, 10, 11]]
-    assert padded["labels"].tolist() == [[-100, -100, 7, -100], [-100, 9, 10, 11]]
-    assert padded["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    found = load_tiny(architecture, seed=0)
+    expected = sum(plain_nll(found.model, row.prompt, row.answers[0]) for row in rows) / 2
+    settings = ImplantSettings(epochs=1, batch_size=2, learning_rate=1e-3)
+    outcome = training.implant(found, rows, settings, 0, tmp_path / "i")
+    assert outcome.history[0]["total"] == pytest.approx(expected, rel=1e-5)
+    assert outcome.tokens == sum(row.length for row in rows)
+
+
+def test_a_set_that_was_implanted_is_known_word_for_word(
+    load_tiny: Load, pools: Pools, tmp_path: Path
+) -> None:
+    found = load_tiny("opt", seed=0)
+    settings = ImplantSettings(epochs=30, batch_size=3, learning_rate=5e-3, warmup_steps=2)
+    outcome = training.implant(found, pools.forget, settings, 0, tmp_path / "i")
+    scores = scoring.score(found, pools.forget)
+    assert all(flags.all() for flags in scores.matches)
+    assert scores.mean.max() < 0.1
+    assert outcome.stopped is None
+    assert not found.model.training
+
+
+def test_every_epoch_of_an_implant_reads_every_row_once(
+    load_tiny: Load, pools: Pools, tmp_path: Path
+) -> None:
+    seen: list[int] = []
+    settings = ImplantSettings(epochs=4, batch_size=2, learning_rate=1e-3)
+    found, rows = load_tiny("opt", seed=0, lora=LORA), [*pools.forget, *pools.keep]
+    outcome = training.implant(
+        found, rows, settings, 0, tmp_path / "i", lambda report: seen.append(int(report["step"]))
+    )
+    assert seen == [*range(8)] == [row["step"] for row in outcome.history]
+    assert outcome.tokens <= 4 * sum(row.length for row in rows)
+    epochs = [training.epoch_steps(rows, 3, random) for random in [np.random.default_rng(5)] * 4]
+    for steps in epochs:
+        assert [len(step.retain) for step in steps] == [3, 1]
+        assert {row for step in steps for row in step.retain} == set(rows)
+    assert len({tuple(row for step in steps for row in step.retain) for steps in epochs}) > 1
+
+
+@pytest.mark.parametrize("lora", [{"rank": 4, "dropout": 0.2}, None], ids=["lora", "all weights"])
+def test_an_interrupted_implant_ends_as_an_undisturbed_one(
+    lora: Any, load_tiny: Load, pools: Pools, tmp_path: Path
+) -> None:
+    """Checkpoints are written every second epoch, here of two steps."""
+    settings = ImplantSettings(epochs=4, batch_size=2, learning_rate=3e-3, weight_decay=0.1)
+
+    def implanted(on_step: training.OnStep | None = None) -> tuple[Weights, Outcome]:
+        found = load_tiny("opt", seed=0, lora=lora)
+        outcome = training.implant(found, pools.forget, settings, 3, tmp_path / "i", on_step)
+        return weights(found), outcome
+
+    undisturbed, expected = implanted()
+    with pytest.raises(Interrupted):
+        implanted(interrupt_at(6))
+    assert (tmp_path / "i" / "checkpoint-4").is_dir()
+    seen: list[float] = []
+    resumed, outcome = implanted(lambda report: seen.append(report["step"]))
+    assert seen == [4, 5, 6, 7]
+    assert_same(resumed, undisturbed)
+    assert [row["total"] for row in outcome.history] == [row["total"] for row in expected.history]
+    assert not (tmp_path / "i").exists()
 
 
 def test_implanting_nothing_or_diverging_is_refused(

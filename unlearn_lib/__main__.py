@@ -26,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         command = verbs.add_parser(verb, help=what)
         command.add_argument("--profile", default="laptop")
         command.add_argument("--book", help="your own book for experiment 2: a path")
+        command.add_argument("--seeds", type=int, help="how many seeds, from the profile's first")
         if verb == "notebook":
             command.add_argument("name")
             command.add_argument("--model")
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
                 f"'{chosen.profile}' is no profile's name; put the file into notebooks/profiles "
                 "and give its name without '.yaml'."
             )
-        profile = load_profile(chosen.profile, chosen.book)
+        profile = load_profile(chosen.profile, chosen.book, chosen.seeds)
         if profile.offline:
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
         return _VERBS[chosen.verb](profile, chosen)

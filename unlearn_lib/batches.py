@@ -12,7 +12,7 @@ and joined, so the first answer token is known by construction and there is no p
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -219,6 +219,32 @@ def packed_logits(model: Any, packed: Packed) -> torch.Tensor:
         packed_lengths=packed.lengths,
     )
     return output.logits.squeeze(0)
+
+
+def packed_activations(model: Any, packed: Packed, layer: int) -> torch.Tensor:
+    """Run one packed row; return the activations [N, d] after block `layer` at scored places.
+
+    They are taken from the block itself: transformers' `hidden_states` hold those of the last
+    block only after the final normalisation.
+
+    Raises:
+        CompanionError: the model has fewer blocks.
+    """
+    count = model.config.num_hidden_layers
+    if layer >= count:
+        raise CompanionError(
+            f"The method's 'layer' is {layer}, but the model's blocks are 0 to {count - 1}."
+        )
+    lists = (part for part in model.modules() if isinstance(part, torch.nn.ModuleList))
+    blocks = next(part for part in lists if len(part) == count)
+    seen: list[Any] = []
+    hook = blocks[layer].register_forward_hook(lambda block, given, output: seen.append(output))
+    try:
+        packed_logits(model, replace(packed, predictors=packed.predictors[:1]))
+    finally:
+        hook.remove()
+    states = seen[0] if isinstance(seen[0], torch.Tensor) else seen[0][0]
+    return states[0, packed.predictors.to(states.device)]
 
 
 def by_length(examples: Sequence[Example], most_tokens: int) -> list[list[int]]:

@@ -6,10 +6,13 @@ Every loss has the one signature `loss(logits, labels, rows, reference, beta)`:
     labels: int64 [N], the scored tokens.
     rows: int64 [N], the answer each scored token belongs to, numbered from 0.
     reference: float [N, V], the original model's logits at the same places, or None.
-    beta: the temperature of preference losses; others ignore it.
+    beta: the temperature of preference losses, and what wga and undial say; others ignore it.
 
 and returns a scalar in nats, computed in float32. A mean over answers is a mean of per-answer
 means, as in the papers: a long answer weighs no more than a short one.
+
+Losses over pairs (answer_preservation, dpo) take two answers to each question, one behind the
+other: row 2i is the answer in the data, row 2i + 1 the refusal ("I don't know").
 """
 
 from typing import Any
@@ -108,11 +111,15 @@ def npo(
     after Zhang et al. 2024).
     """
     assert reference is not None, "npo needs the original model's logits"
-    with torch.no_grad():
-        kept = reference.dim() == 1
-        original = reference if kept else answer_nll(reference, labels, rows, "sum")
-    margin = answer_nll(logits, labels, rows, "sum") - original
+    margin = answer_nll(logits, labels, rows, "sum") - _original_nll(reference, labels, rows)
     return -2 / beta * functional.logsigmoid(beta * margin).mean()
+
+
+def _original_nll(reference: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
+    """Summed NLL per answer, float32 [R], of logits or as it was kept; without gradient."""
+    if reference.dim() == 1:
+        return reference.detach()
+    return answer_nll(reference.detach(), labels, rows, "sum")
 
 
 def forward_kl(
@@ -126,3 +133,118 @@ def forward_kl(
     """
     assert reference is not None, "forward_kl needs the original model's logits"
     return per_row(_Divergence.apply(logits, reference), rows).mean()
+
+
+def maximum_entropy(
+    logits: Tensor, labels: Tensor, rows: Tensor, reference: Tensor | None = None, beta: float = 0.1
+) -> Tensor:
+    """KL(U_V ‖ h_θ), U_V uniform over the vocabulary, mean over a row's tokens, then rows (ME).
+
+    Zero where every token is equally likely; `labels` do not matter (Yuan et al. 2025). The
+    released code adds 1e-12 inside the logarithm, which flattens the gradient of unlikely tokens,
+    and weighs long answers more (one mean over the batch). With `mask: false`, the paper's
+    setting, its mean runs over question, answer and all padding up to 500 tokens; here over the
+    real tokens that are scored.
+    """
+    uniform = logits.new_zeros(1).expand_as(logits)
+    return per_row(_Divergence.apply(logits, uniform), rows).mean()
+
+
+def answer_preservation(
+    logits: Tensor, labels: Tensor, rows: Tensor, reference: Tensor | None = None, beta: float = 0.1
+) -> Tensor:
+    """-(1/β) E log σ(β (NLL(y_idk | x_r) - NLL(y_r | x_r))) on retain questions, NLL summed (AP).
+
+    Rows are pairs: row 2i is y_r, row 2i + 1 the refusal y_idk. No original model is needed
+    (Yuan et al. 2025; the released code sums over tokens too, with the helper of its NPO).
+
+    Raises:
+        ValueError: an odd number of rows.
+    """
+    margin = _refusal_cost(answer_nll(logits, labels, rows, "sum"))
+    return -1 / beta * functional.logsigmoid(beta * margin).mean()
+
+
+def dpo(
+    logits: Tensor, labels: Tensor, rows: Tensor, reference: Tensor | None = None, beta: float = 0.1
+) -> Tensor:
+    """Direct preference of a refusal: -(2/β) E log σ(β (Δ_θ - Δ_ref)) on forget questions.
+
+    Δ = log p(y_idk) - log p(y_fgt) = NLL(y_fgt) - NLL(y_idk), NLL summed. Rows are pairs: row 2i
+    is y_fgt, the answer to be forgotten, row 2i + 1 the refusal y_idk. `reference` may also be
+    the summed NLLs themselves, float [R], kept from an earlier pass. The factor 2/β, which puts
+    it on NPO's scale, is in Yuan et al. 2025 and not in Rafailov et al. 2023.
+
+    Raises:
+        ValueError: an odd number of rows.
+    """
+    assert reference is not None, "dpo needs the original model's logits"
+    now = _refusal_cost(answer_nll(logits, labels, rows, "sum"))
+    before = _refusal_cost(_original_nll(reference, labels, rows))
+    return -2 / beta * functional.logsigmoid(beta * (before - now)).mean()
+
+
+def _refusal_cost(nll: Tensor) -> Tensor:
+    """NLL(refusal) - NLL(answer) of each pair, float32 [R / 2], from NLLs [R]."""
+    if len(nll) % 2:
+        raise ValueError(
+            f"Row {len(nll) - 1}, the last of {len(nll)}, has no partner; give every question two "
+            "rows, its answer and then the refusal."
+        )
+    return nll[1::2] - nll[::2]
+
+
+def simnpo(
+    logits: Tensor, labels: Tensor, rows: Tensor, reference: Tensor | None = None, beta: float = 0.1
+) -> Tensor:
+    """Simple NPO: -(2/β) E log σ(β NLL / |y|), the mean NLL in place of the ratio to a reference.
+
+    The margin δ is 0, open-unlearning's default, where β is 4.5 (Fan et al. 2024).
+    """
+    nll = answer_nll(logits, labels, rows)
+    return -2 / beta * functional.logsigmoid(beta * nll).mean()
+
+
+def wga(
+    logits: Tensor, labels: Tensor, rows: Tensor, reference: Tensor | None = None, beta: float = 0.1
+) -> Tensor:
+    """Weighted gradient ascent: p^β log p of each token, mean over a row's tokens, then rows.
+
+    The weight p_θ(y_t)^β is a constant to the gradient: what is unlikely already is left alone.
+    β = 0 is gradient ascent (Wang et al. 2025). open-unlearning takes one mean over the batch's
+    answer tokens, which weighs long answers more.
+    """
+    nll = _Divergence.apply(logits, labels)
+    weight = (-beta * nll.detach()).exp()
+    return per_row(-weight * nll, rows).mean()
+
+
+def undial(
+    logits: Tensor, labels: Tensor, rows: Tensor, reference: Tensor | None = None, beta: float = 0.1
+) -> Tensor:
+    """Self-distillation: KL(softmax(h_θo - β e_y) ‖ h_θ), mean over a row's tokens, then rows.
+
+    e_y is one at the label: the target is the original model with the answer's logit lowered by
+    β, 10 in open-unlearning (Dong et al. 2025). The published loss is the cross-entropy with the
+    same target, which has the same gradient and a floor above zero. open-unlearning averages over
+    prompt and padding as well, and lowers the logit that label -100 wraps round to there; here
+    only scored tokens count.
+    """
+    assert reference is not None, "undial needs the original model's logits"
+    target = reference.detach().clone()
+    target[torch.arange(len(labels), device=labels.device), labels] -= beta
+    return per_row(_Divergence.apply(logits, target), rows).mean()
+
+
+def activation_distance(
+    logits: Tensor, labels: Tensor, rows: Tensor, reference: Tensor | None = None, beta: float = 0.1
+) -> Tensor:
+    """RMU's term: mean over d of (a - target)², mean over a row's tokens, then rows; no unit.
+
+    Here `logits` are the activations a of one layer, float [N, d], and `reference` is their
+    target, [N, d] or what broadcasts to it: the steering vector c u on forget rows, the original
+    model's activations on retain rows (Li et al. 2024). `labels` do not matter.
+    """
+    assert reference is not None, "activation_distance needs the activations to move to"
+    distance = (logits.float() - reference.detach().float()).square().mean(-1)
+    return per_row(distance, rows).mean()

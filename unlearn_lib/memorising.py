@@ -19,7 +19,7 @@ from unlearn_lib.methods import METHODS
 from unlearn_lib.metrics import VERBATIM_TOKENS, longest_run
 from unlearn_lib.models import LanguageModel
 from unlearn_lib.settings import BookImplant, MethodSettings
-from unlearn_lib.steps import Pools, Step
+from unlearn_lib.steps import Pools, epoch_steps
 
 CHECKPOINT_EPOCHS = 2
 
@@ -95,7 +95,7 @@ def memorise(
             "lower 'prompt_tokens' and 'answer_tokens' in the profile."
         )
     random = np.random.default_rng(seed)
-    epochs = [_steps(rows, settings.batch_size, random) for rows in chunks]
+    epochs = [epoch_steps(rows, settings.batch_size, random) for rows in chunks]
     steps = [step for epoch in epochs for step in epoch]
     ends = np.cumsum([len(epoch) for epoch in epochs]).tolist()
     probed = random.permutation(len(passages))[: settings.probe_passages]
@@ -117,12 +117,6 @@ def memorise(
             "profile."
         )
     return outcome, _curve(outcome, ends)
-
-
-def _steps(chunks: Sequence[Example], size: int, random: np.random.Generator) -> list[Step]:
-    order = random.permutation(len(chunks))
-    groups = (order[start : start + size] for start in range(0, len(order), size))
-    return [Step(forget=(), retain=tuple(chunks[i] for i in group)) for group in groups]
 
 
 def _as_method(settings: BookImplant, ends: Sequence[int]) -> MethodSettings:

@@ -6,15 +6,13 @@ weights with the adapter switched off (`reference`).
 
 import contextlib
 import copy
-import hashlib
-import tempfile
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import tokenizers
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from safetensors import SafetensorError
@@ -24,16 +22,14 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
-    OPTConfig,
-    OPTForCausalLM,
-    PreTrainedTokenizerFast,
     set_seed,
 )
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
-from unlearn_lib.assets import Asset, cache_folder, check_safetensors, require_space
+from unlearn_lib.assets import Asset, check_safetensors
 from unlearn_lib.errors import CompanionError
 from unlearn_lib.settings import LoraSettings, ModelSettings
 
@@ -218,22 +214,39 @@ def make_trainable(language_model: LanguageModel, settings: ModelSettings, seed:
         model.activation_checkpointing_enable()
     if settings.lora is None:
         return
-    language_model.model = get_peft_model(model, _lora_config(settings.lora))
+    language_model.model = get_peft_model(model, _lora_config(settings.lora, model))
 
 
 def _ready_for_training(quantised: Any) -> Any:
     return prepare_model_for_kbit_training(quantised, use_gradient_checkpointing=False)
 
 
-def _lora_config(settings: LoraSettings) -> LoraConfig:
-    targets = settings.targets
+def _lora_config(settings: LoraSettings, model: Any) -> LoraConfig:
+    targets = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
+    layers = None
+    if settings.layers is not None:
+        last = model.config.num_hidden_layers - 1
+        if not 0 <= settings.layers[0] <= settings.layers[1] <= last:
+            raise CompanionError(
+                f"'lora.layers' is {list(settings.layers)}, but the model's blocks are 0 to {last}."
+            )
+        layers = list(range(settings.layers[0], settings.layers[1] + 1))
+        targets = _projections(model) if isinstance(targets, str) else targets
     return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
+        target_modules=targets,
+        layers_to_transform=layers,
         task_type="CAUSAL_LM",
     )
+
+
+def _projections(model: Any) -> list[str]:
+    """Names of all linear projections within the blocks: PEFT takes no `all-linear` for some."""
+    linear = torch.nn.Linear, Conv1D
+    names = [name for name, part in model.named_modules() if isinstance(part, linear)]
+    return sorted({name.rsplit(".", 1)[-1] for name in names if re.search(r"\.\d+\.", name)})
 
 
 @contextlib.contextmanager
@@ -264,49 +277,6 @@ def freeze_copy(model: Any) -> Any:
     if isinstance(model, PeftModel):
         return None
     return copy.deepcopy(model).eval().requires_grad_(False)
-
-
-def tiny_opt(texts: Sequence[str], context: int = 512) -> Asset:
-    """Make a tiny OPT with random weights and a byte-level BPE tokenizer of the given texts.
-
-    For profile smoke: seconds to train, and the real architecture of the paper's models. It is
-    kept in the cache folder under a name that its texts decide, and is the same everywhere.
-    """
-    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
-    folder = cache_folder() / f"tiny-opt-{digest[:12]}"
-    if not (folder / "model.safetensors").is_file():
-        require_space(folder.parent, needed=2**24)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as partial:
-            target = Path(partial) / "whole"
-            tokenizer = _byte_level_tokenizer(texts)
-            set_seed(0)
-            config = OPTConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=96,
-                word_embed_proj_dim=96,
-                ffn_dim=256,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                max_position_embeddings=context,
-                dropout=0.0,
-                pad_token_id=tokenizer.pad_token_id,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-            )
-            OPTForCausalLM(config).save_pretrained(target)
-            tokenizer.save_pretrained(target)
-            with contextlib.suppress(OSError):  # another process was first
-                target.rename(folder)
-    return Asset("embedded/tiny-opt", folder, "embedded", digest)
-
-
-def _byte_level_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    tokenizer = tokenizers.ByteLevelBPETokenizer()
-    special = ["<s>", "<pad>", "</s>"]
-    tokenizer.train_from_iterator(texts, 1024, special_tokens=special, show_progress=False)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer._tokenizer, bos_token="<s>", pad_token="<pad>", eos_token="</s>"
-    )
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:

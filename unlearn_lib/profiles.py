@@ -13,7 +13,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from unlearn_lib.errors import CompanionError, nearest
-from unlearn_lib.settings import BookSettings, ExperimentSettings, HarmfulSettings, Settings
+from unlearn_lib.settings import (
+    BookSettings,
+    ExperimentSettings,
+    HarmfulSettings,
+    Settings,
+    TofuSettings,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = ROOT / "notebooks" / "profiles"
@@ -35,6 +41,7 @@ class Profile(Settings):
     seeds: tuple[int, ...] = Field(min_length=1)
     harmful: HarmfulSettings
     book: BookSettings
+    tofu: TofuSettings
 
     @field_validator("name")
     @classmethod
@@ -62,11 +69,16 @@ class Profile(Settings):
 
     def experiments(self) -> dict[str, ExperimentSettings]:
         """The experiments to run, by name; with the reader's own book, only the one it is for."""
-        own: dict[str, ExperimentSettings] = {"book": self.book}
-        return own if self.own_book else {"harmful": self.harmful, **own}
+        if self.own_book:
+            return {"book": self.book}
+        return {"harmful": self.harmful, "book": self.book, "tofu": self.tofu}
 
 
-NOTEBOOKS = {"harmful": "01_harmful_unlearning", "book": "02_lotr_implant_then_forget"}
+NOTEBOOKS = {
+    "harmful": "01_harmful_unlearning",
+    "book": "02_lotr_implant_then_forget",
+    "tofu": "04_closer_look",
+}
 """The notebook of each experiment."""
 
 
@@ -102,11 +114,14 @@ def rows_path(profile: Profile, experiment: str, model_id: str, seed: int) -> Pa
     return profile.results / "rows" / f"{experiment}__{slug(model_id)}__s{seed}.csv"
 
 
-def load_profile(name: str | Path, book: str | Path | None = None) -> Profile:
+def load_profile(
+    name: str | Path, book: str | Path | None = None, seeds: int | None = None
+) -> Profile:
     """Read and check a profile by its name (`laptop`) or by the path of a YAML file.
 
     Args:
         name: of the profile.
+        seeds: how many seeds to run, counted on from the profile's first; None: the profile's.
         book: the reader's own book for experiment 2. The profile is then called
             `<name>-book-<file>`, so that its results and figures lie apart.
 
@@ -133,6 +148,11 @@ def load_profile(name: str | Path, book: str | Path | None = None) -> Profile:
         raise CompanionError(
             f"{path.name}: 'name' is '{profile.name}'; it must be '{path.stem}', as the file's."
         )
+    if seeds is not None:
+        if seeds < 1:
+            raise CompanionError(f"SEEDS is {seeds}; give the number of seeds to run, 1 or more.")
+        first = profile.seeds[0]
+        profile = profile.model_copy(update={"seeds": tuple(range(first, first + seeds))})
     return _with_book(profile, Path(book).expanduser().resolve()) if book else profile
 
 

@@ -13,6 +13,7 @@ from unlearn_lib.profiles import ROOT, Job, Profile, notebook_jobs, rows_path
 from unlearn_lib.runs import provenance, write_text
 
 CLAIMS = ROOT / "notebooks" / "claims.yaml"
+ORDERINGS = ROOT / "notebooks" / "orderings.yaml"
 
 
 def _row_files(profile: Profile) -> list[tuple[Job, Path]]:

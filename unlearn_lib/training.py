@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import SequentialSampler
@@ -25,9 +26,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from unlearn_lib import models
 from unlearn_lib.batches import Example
 from unlearn_lib.errors import CompanionError
-from unlearn_lib.methods import NEEDS_REFERENCE, Method
+from unlearn_lib.methods import METHODS, NEEDS_REFERENCE, Method
 from unlearn_lib.settings import ImplantSettings, MethodSettings
-from unlearn_lib.steps import Pools, Step, draw_steps, step_terms
+from unlearn_lib.steps import Pools, Step, draw_steps, epoch_steps, step_terms
 
 SNAPSHOT_EVERY_STEP_BELOW = 50_000_000
 LAST_GOOD = "last_good.safetensors"
@@ -268,60 +269,39 @@ def implant(
     settings: ImplantSettings,
     seed: int,
     folder: Path,
+    on_step: OnStep | None = None,
 ) -> Outcome:
-    """Teach a model its examples by cross-entropy on the answers, all trainable weights.
+    """Teach a model its examples by cross-entropy on the answers.
 
     Args:
-        examples: one answer each; padded to the longest of a batch, padding is never scored.
+        language_model: loaded and made trainable; changed in place.
+        examples: one answer each; every epoch deals all of them in a new order.
+        seed, folder, on_step: as in `unlearn`.
 
     Raises:
         CompanionError: nothing to learn, or the loss is no number.
     """
     if not examples:
         raise CompanionError("There is nothing to implant: the set is empty.")
-    trainer = Trainer(
-        model=language_model.model,
-        args=TrainingArguments(
-            output_dir=str(folder),
-            num_train_epochs=settings.epochs,
-            per_device_train_batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
-            seed=seed,
-            data_seed=seed,
-            use_cpu=language_model.hardware["device"] == "cpu",
-            save_strategy="no",
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            report_to="none",
-            disable_tqdm=True,
-            remove_unused_columns=False,
-        ),
-        train_dataset=list(examples),
-        data_collator=lambda rows: _padded(rows, language_model.tokenizer.pad_token_id),
+    random = np.random.default_rng(seed)
+    epochs = [epoch_steps(examples, settings.batch_size, random) for _ in range(settings.epochs)]
+    steps = [step for epoch in epochs for step in epoch]
+    as_method = MethodSettings(
+        name="implant",
+        uses="retain_only",
+        label="implant",
+        steps=len(steps),
+        learning_rate=settings.learning_rate,
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        gradient_clip=1.0,
+        checkpoint_every=2 * len(epochs[0]),
     )
-    trainer.remove_callback(PrinterCallback)
-    result = trainer.train()
-    shutil.rmtree(folder, ignore_errors=True)
-    history = [{**row, "total": row["loss"]} for row in trainer.state.log_history if "loss" in row]
-    if not all(math.isfinite(row["total"]) for row in history):
-        raise CompanionError("Implanting diverged; lower 'implant.learning_rate' in the profile.")
-    language_model.model.eval()
-    seconds = result.metrics["train_runtime"]
-    tokens = settings.epochs * sum(example.length for example in examples)
-    return Outcome(history, None, seconds, tokens, language_model.hardware)
-
-
-def _padded(rows: Sequence[Example], pad: int) -> dict[str, torch.Tensor]:
-    width = max(row.length for row in rows)
-    tokens, labels, mask = [], [], []
-    for row in rows:
-        answer = row.answers[0]
-        gap = width - row.length
-        tokens.append([*row.prompt, *answer] + [pad] * gap)
-        labels.append([-100] * len(row.prompt) + list(answer) + [-100] * gap)
-        mask.append([1] * row.length + [0] * gap)
-    return {
-        "input_ids": torch.tensor(tokens),
-        "labels": torch.tensor(labels),
-        "attention_mask": torch.tensor(mask),
-    }
+    method, none = METHODS["retain_only"], Pools((), (), ())
+    outcome = unlearn(language_model, method, as_method, none, seed, folder, on_step, steps)
+    if outcome.stopped:
+        raise CompanionError(
+            f"Implanting diverged ({outcome.stopped}); lower 'implant.learning_rate' in the "
+            "profile."
+        )
+    return outcome

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from unlearn_lib.classifiers.base import DESCRIPTION, HarmClassifier, check_classes, flags
 from unlearn_lib.classifiers.bleurt import bleurt_scores
 from unlearn_lib.classifiers.embedding import EmbeddingClassifier, Encoder, sentence_encoder
+from unlearn_lib.classifiers.entailment import EntailmentJudge, NliJudge, TrainedJudge
 from unlearn_lib.classifiers.sequence import JIGSAW_LABELS, SequenceClassifier, SequenceSettings
 from unlearn_lib.metrics import Estimate, area_under_curve, proportion
 
@@ -26,9 +27,12 @@ __all__ = [
     "JIGSAW_LABELS",
     "EmbeddingClassifier",
     "Encoder",
+    "EntailmentJudge",
     "HarmClassifier",
+    "NliJudge",
     "SequenceClassifier",
     "SequenceSettings",
+    "TrainedJudge",
     "bleurt_scores",
     "held_out_scores",
     "load",

@@ -52,12 +52,12 @@ def passages_measured(
     runs = [metrics.longest_run(row, truth) for row, truth in pairs]
     texts, expected = ([decode(row, skip_special_tokens=True) for row in part] for part in
                        (rows, truths))  # fmt: skip
-    nll, counts, matches = scoring.answer_matches(language_model, passages)
+    scores = scoring.score(language_model, passages)
     needed = [min(VERBATIM_TOKENS, len(truth)) for truth in truths]
     return {
-        "nll": nll.tolist(),
-        "counts": counts.tolist(),
-        "extraction": [metrics.extraction_strength(each) for each in matches],
+        "nll": scores.nll.tolist(),
+        "counts": scores.counts.tolist(),
+        "extraction": [metrics.extraction_strength(each) for each in scores.matches],
         "run": [length for _, length in runs],
         "verbatim": [length >= least for (_, length), least in zip(runs, needed, strict=True)],
         "bleu": metrics.bleu(expected, texts).tolist(),

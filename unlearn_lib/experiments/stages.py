@@ -21,6 +21,7 @@ from unlearn_lib.metrics.tidy import Row, write
 from unlearn_lib.profiles import Profile, rows_path
 from unlearn_lib.runs import Run, RunStore, merge_provenance, write_text
 from unlearn_lib.settings import ExperimentSettings, Settings
+from unlearn_lib.tiny import tiny_opt
 
 TINY = "embedded/tiny-opt"
 ORIGINAL = "none"
@@ -55,7 +56,7 @@ class Stages:
     def weights(self) -> assets.Asset:
         """The model's files as they were found, or made (profile smoke)."""
         if self.model_id == TINY:
-            return models.tiny_opt(self._texts_for_tiny())
+            return tiny_opt(self._texts_for_tiny())
         found = assets.find_model(self.model_id)
         print(f"{self.model_id}: from {found.source}.")
         return found

@@ -14,6 +14,12 @@ import pandas as pd
 
 from unlearn_lib import tables
 from unlearn_lib.figures.book import book_methods_figure
+from unlearn_lib.figures.closer_look import closer_look_grid_figure
+from unlearn_lib.figures.closer_look_curves import (
+    closer_look_continual_figure,
+    entropy_curve_figure,
+)
+from unlearn_lib.figures.closer_look_methods import closer_look_methods_figure
 from unlearn_lib.figures.curves import implant_curve_figure, loss_curves_figure
 from unlearn_lib.figures.harmful import harmful_rate_figure
 from unlearn_lib.figures.style import STYLE, WIDTH_INCHES, Picture, footer, save_figure
@@ -25,7 +31,11 @@ __all__ = [
     "Picture",
     "book_methods_figure",
     "book_tradeoff_figure",
+    "closer_look_continual_figure",
+    "closer_look_grid_figure",
+    "closer_look_methods_figure",
     "draw_all",
+    "entropy_curve_figure",
     "footer",
     "harmful_rate_figure",
     "implant_curve_figure",
@@ -36,7 +46,14 @@ __all__ = [
 FIGURES = {
     "harmful": {"harmful_rate": harmful_rate_figure},
     "book": {"book_tradeoff": book_tradeoff_figure, "book_methods": book_methods_figure},
+    "tofu": {
+        "closer_look_grid": closer_look_grid_figure,
+        "closer_look_continual": closer_look_continual_figure,
+        "closer_look_methods": closer_look_methods_figure,
+    },
 }
+NEEDS = {"closer_look_continual": "continual", "closer_look_methods": "fictitious"}
+"""Figures of one scenario, which a profile need not run: they are drawn where it does."""
 
 
 def draw_all(
@@ -57,6 +74,8 @@ def draw_all(
     for experiment, rows in tables.experiments_in(frame, FIGURES, profile_name).items():
         own_labels = (labels or {}).get(experiment)
         for name, figure_of in FIGURES[experiment].items():
+            if not rows["scenario"].str.startswith(NEEDS.get(name, "")).any():
+                continue
             figure = figure_of(rows, profile_name, provenance, own_labels)
             paths += save_figure(figure, folder, name, details, rows)
     return paths

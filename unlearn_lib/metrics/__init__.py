@@ -1,9 +1,21 @@
 """Arrays or texts in, a value with its confidence interval out; knows nothing of models.
 
-`intervals` holds rates and their bootstrap, `text` what can be said of answers as texts,
-`perplexity` the one formula, `tidy` the table in which every number of a profile ends.
+`intervals` holds rates and their bootstrap, `means` one number from many measures, `text` what
+can be said of answers as texts, `continuation` how much of a true text they hold, `perplexity` the
+one formula; `tofu` (on `logs`), `closer_look` and `privacy` the metrics of the field. `names` lists
+every metric, `tidy` is the table in which every number of a profile ends.
 """
 
+from unlearn_lib.metrics.closer_look import (
+    cosine_similarity,
+    entailed,
+    entailment_premise,
+    fe,
+    mu,
+    paired_fe_difference,
+    paired_mu_difference,
+    token_entropy,
+)
 from unlearn_lib.metrics.continuation import (
     VERBATIM_TOKENS,
     bleu,
@@ -21,7 +33,18 @@ from unlearn_lib.metrics.intervals import (
     proportion,
     ratio,
 )
+from unlearn_lib.metrics.names import METRICS, Metric
 from unlearn_lib.metrics.perplexity import perplexity, perplexity_difference
+from unlearn_lib.metrics.privacy import (
+    attack_auc,
+    exact_memorisation,
+    loss_score,
+    min_k_plus_plus_score,
+    min_k_score,
+    privleak,
+    privleak_estimate,
+    zlib_score,
+)
 from unlearn_lib.metrics.text import (
     cosine_rows,
     degenerate,
@@ -30,7 +53,18 @@ from unlearn_lib.metrics.text import (
     rouge_l_recall,
     word_counts,
 )
-from unlearn_lib.metrics.tidy import COLUMNS, METRICS, Metric, Row
+from unlearn_lib.metrics.tidy import COLUMNS, Row
+from unlearn_lib.metrics.tofu import (
+    SetLog,
+    TofuLog,
+    folded_truth_ratio,
+    forget_distance,
+    forget_quality,
+    model_utility,
+    official_log,
+    probabilities,
+    truth_ratios,
+)
 
 __all__ = [
     "COLUMNS",
@@ -39,23 +73,48 @@ __all__ = [
     "Estimate",
     "Metric",
     "Row",
+    "SetLog",
+    "TofuLog",
     "area_under_curve",
+    "attack_auc",
     "bleu",
     "bootstrap",
     "cosine_rows",
+    "cosine_similarity",
     "degenerate",
     "difference",
     "effectiveness",
+    "entailed",
+    "entailment_premise",
+    "exact_memorisation",
     "extraction_strength",
+    "fe",
+    "folded_truth_ratio",
+    "forget_distance",
+    "forget_quality",
     "longest_run",
     "loss_distance",
+    "loss_score",
+    "min_k_plus_plus_score",
+    "min_k_score",
+    "model_utility",
+    "mu",
+    "official_log",
     "paired",
+    "paired_fe_difference",
+    "paired_mu_difference",
     "perplexity",
     "perplexity_difference",
+    "privleak",
+    "privleak_estimate",
+    "probabilities",
     "proportion",
     "ratio",
     "refusals",
     "rouge_l",
     "rouge_l_recall",
+    "token_entropy",
+    "truth_ratios",
     "word_counts",
+    "zlib_score",
 ]

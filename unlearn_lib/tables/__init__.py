@@ -5,7 +5,7 @@ A table is a frame of text cells: our rows with their 95 % intervals and, beside
 that the paper reports. Seeds are pooled as `unlearn_lib.tables.common` says.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pandas as pd
 
 from unlearn_lib.metrics.tidy import COLUMNS
 from unlearn_lib.tables.book import book_rows, table_two
+from unlearn_lib.tables.closer_look import closer_look_rows, table_three
 from unlearn_lib.tables.common import (
     OTHER_MODEL_NOTE,
     PAPER_NOTE,
@@ -36,6 +37,7 @@ from unlearn_lib.tables.harmful import (
     harmful_rows,
     table_one,
 )
+from unlearn_lib.tables.orderings import orderings_table, pairs, read_orderings
 
 __all__ = [
     "BASE",
@@ -47,14 +49,19 @@ __all__ = [
     "SCENARIOS",
     "Pooled",
     "book_rows",
+    "closer_look_rows",
     "estimate",
     "experiments_in",
     "harmful_rows",
     "method_labels",
+    "orderings_table",
+    "pairs",
     "read_claims",
+    "read_orderings",
     "remedy",
     "show",
     "table_one",
+    "table_three",
     "table_two",
     "to_latex",
     "write_all",
@@ -63,9 +70,10 @@ __all__ = [
     "write_table",
 ]
 
-TABLES = {
-    "harmful": ("table1_harmful", table_one),
-    "book": ("table2_book", table_two),
+TABLES: dict[str, dict[str, Callable[..., pd.DataFrame]]] = {
+    "harmful": {"table1_harmful": table_one},
+    "book": {"table2_book": table_two},
+    "tofu": {"table3_closer_look": table_three, "closer_look_orderings": orderings_table},
 }
 
 
@@ -77,16 +85,21 @@ def write_all(
     claims_path: Path,
     labels: Mapping[str, Mapping[str, str]] | None = None,
 ) -> list[Path]:
-    """Write the table of every experiment that the tidy table holds; returns the paths written.
+    """Write the tables of every experiment that the tidy table holds; returns the paths written.
 
-    `labels` maps, for each experiment, method names to display names, in order. Raises
-    `CompanionError` where rows are missing, with the command that makes them.
+    `orderings.yaml` stands beside `claims_path`. `labels` maps, for each experiment, method names
+    to display names, in order. Raises `CompanionError` where rows are missing, with the command
+    that makes them.
     """
     claims = read_claims(claims_path)
+    claimed: dict[str, list[Any]] = {
+        "closer_look_orderings": read_orderings(claims_path.with_name("orderings.yaml"))
+    }
     details = {**provenance, "profile": profile_name}
     paths = []
     for experiment, rows in experiments_in(frame, TABLES, profile_name).items():
-        name, table_of = TABLES[experiment]
-        table = table_of(rows, claims, (labels or {}).get(experiment), profile_name)
-        paths += write_table(table, folder, name, details)
+        for name, table_of in TABLES[experiment].items():
+            own_labels = (labels or {}).get(experiment)
+            table = table_of(rows, claimed.get(name, claims), own_labels, profile_name)
+            paths += write_table(table, folder, name, details)
     return paths

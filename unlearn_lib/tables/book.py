@@ -16,6 +16,7 @@ from unlearn_lib.tables.common import (
     Column,
     Pooled,
     check_columns,
+    claims_of,
     method_labels,
     paper_note,
     place,
@@ -143,7 +144,7 @@ def table_two(
         for model, present in shown.items()
         for who, label in present.items()
     ]
-    lines += _paper_lines([claim for claim in claims if claim["place"] == "Table 2"], set(shown))
+    lines += _paper_lines(claims_of(claims, "Arora", "Table 2"), set(shown))
     headings = [column.heading for column in TABLE_TWO]
     headings.insert(1, PAPER_TEXT)
     ours = ["Source", "Model", "Method", *headings[:-1], KS_DISTANCE, headings[-1]]

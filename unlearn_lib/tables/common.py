@@ -8,7 +8,7 @@ the spread over prompts and over seeds, and is wider than a 95 % interval of the
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -139,7 +139,7 @@ def show(found: Pooled | None, decimals: int = 1) -> str:
     """Print an estimate as `36.0 [28.1, 44.3]`; without an interval, its value; None as ''."""
     if found is None or math.isnan(found.value):
         return ""
-    style = f".{decimals}f" if abs(found.value) < 10_000 else ".2g"
+    style = f"z.{decimals}f" if abs(found.value) < 10_000 else ".2g"
     text = f"{found.value:{style}}"
     if math.isnan(found.low) or math.isnan(found.high):
         return text
@@ -159,6 +159,13 @@ def read_claims(path: Path) -> list[dict[str, Any]]:
         if absent:
             raise CompanionError(f"{path.name}: claim {entry.get('id')} lacks {', '.join(absent)}.")
     return entries
+
+
+def claims_of(
+    claims: Sequence[Mapping[str, Any]], paper: str, place: str
+) -> list[Mapping[str, Any]]:
+    """Return the claims that stand in one place of a paper, whose entry begins with `paper`."""
+    return [each for each in claims if each["place"] == place and each["paper"].startswith(paper)]
 
 
 def paper_note(model: str, ours: Iterable[str]) -> str:

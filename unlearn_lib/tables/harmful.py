@@ -17,6 +17,7 @@ from unlearn_lib.tables.common import (
     Column,
     Pooled,
     check_columns,
+    claims_of,
     method_labels,
     paper_note,
     place,
@@ -128,8 +129,7 @@ def table_one(
         for method, label in methods.items()
         if (line := _our_line(rows, model, method, label))
     ]
-    reported = [claim for claim in claims if claim["place"] == "Table 1"]
-    lines += _paper_lines(reported, set(rows["model"]))
+    lines += _paper_lines(claims_of(claims, "Arora", "Table 1"), set(rows["model"]))
     headings = [column.heading for column in TABLE_ONE]
     headings.insert(4, PAPER_SIMILARITY)
     order = ["Source", "Model", "Method", *headings, "n", "Seeds", "Note"]

@@ -1,0 +1,30 @@
+"""A question with its right and wrong answers: the row of every question set."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question, as in TOFU.
+
+    Attributes:
+        question, answer: what is asked, and the right answer.
+        perturbed_answer: wrong answers in the form of the paraphrase; as many in every row of a
+            set.
+        paraphrased_answer: the right answer in other words; None where the answer itself stands
+            for it (TOFU's real authors and world facts).
+        subject: the author or person it is about; empty where unknown.
+        short: the words that a right answer must hold; empty where unknown.
+    """
+
+    question: str
+    answer: str
+    perturbed_answer: tuple[str, ...] = ()
+    paraphrased_answer: str | None = None
+    subject: str = ""
+    short: str = ""
+
+    @property
+    def paraphrase(self) -> str:
+        """The right answer whose probability the truth ratio takes."""
+        return self.paraphrased_answer or self.answer
