@@ -14,7 +14,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from unlearn_lib.profiles import load_profile, notebook_jobs
+from unlearn_lib.profiles import load_profile, notebook_jobs, profile_files
 
 PROFILE = config.get("profile", "laptop")
 BOOK = config.get("book") or os.environ.get("BOOK") or None
@@ -28,7 +28,7 @@ RUN = f"{shlex.quote(sys.executable)} -m unlearn_lib"
 DATA = [path for path in Path("unlearn_lib/datasets/embedded").rglob("*") if path.is_file()]
 CODE = [*Path("unlearn_lib").rglob("*.py"), *Path("unlearn_lib").rglob("*.yaml")]
 LIBRARY = sorted(map(str, CODE + DATA))
-SETTINGS = [f"notebooks/profiles/{PROFILE}.yaml", "requirements.lock"] + (
+SETTINGS = [*map(str, profile_files(PROFILE)), "requirements.lock"] + (
     [str(LOADED.book.data.file)] if BOOK else []
 )
 

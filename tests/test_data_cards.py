@@ -33,6 +33,12 @@ NAMES = {
     "bookcorpus",
     "plain_prose",
     "saga",
+    "real_authors",
+    "world_facts",
+    "refusals",
+    "known_people",
+    "tofu",
+    "fictitious_authors",
 }
 SECTIONS = [
     "Licence",

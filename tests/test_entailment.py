@@ -171,10 +171,14 @@ def test_features_by_hand() -> None:
         ("He met Bo Lund.", "He met Bo Berg.", "names", 1 / 2),
         ("Bo Lund wrote it.", "Cy Lund wrote it.", "names", 1 / 2),
         ("Readers like it.", "Critics like it.", "names", 1),
+        ("Ada was never in Lima.", "Ada was in Lima.", "negation", 0),
+        ("I don’t know where Ada was.", "Ada was in Lima.", "negation", 0),
+        ("Ada was not in Lima.", "Lima never saw Ada.", "negation", 1),
+        ("Nothing is known of Boris. Ada was in Lima.", "Ada was in Lima.", "negation", 1),
         ("Books by José Beltrán.", "Books by Jose Beltran.", "words", 1),
     ],
 )
-def test_features_see_numbers_and_names(
+def test_features_see_numbers_names_and_negation(
     premise: str, hypothesis: str, feature: str, share: float
 ) -> None:
     row = dict(zip(FEATURES, features(fake_encoder, [premise], [hypothesis])[0]))

@@ -395,3 +395,30 @@ def test_a_book_method_is_returned_with_its_own_settings() -> None:
 def test_slug_is_a_file_name() -> None:
     assert slug("facebook/opt-1.3b") == "opt-1.3b"
     assert slug("a/b c:d") == "b-c-d"
+
+
+def test_a_profile_may_extend_another_and_give_what_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiles, "PROFILES", tmp_path)
+    smoke = (Path(__file__).parents[1] / "notebooks/profiles/smoke.yaml").read_text()
+    (tmp_path / "smoke.yaml").write_text(smoke)
+    changes = "extends: smoke\nonly: [tofu]\ntofu: {data: {tasks: 1}}\n"
+    (tmp_path / "mine.yaml").write_text(f"name: mine\n{changes}")
+    mine, whole = profiles.load_profile("mine"), profiles.load_profile("smoke")
+    assert set(mine.experiments()) == {"tofu"} and len(whole.experiments()) == 3
+    assert mine.tofu.data == whole.tofu.data.model_copy(update={"tasks": 1})
+    assert (mine.harmful, mine.tofu.methods) == (whole.harmful, whole.tofu.methods)
+    files = [path.name for path in profiles.profile_files("mine")]
+    assert files == ["mine.yaml", "smoke.yaml"]
+
+
+@pytest.mark.parametrize("other, said", [("b", "leads back"), ("a", "leads back"), ("c", "no prof")])
+def test_a_profile_that_extends_itself_or_nothing_is_refused(
+    other: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiles, "PROFILES", tmp_path)
+    (tmp_path / "a.yaml").write_text(f"name: a\nextends: {other}\n")
+    (tmp_path / "b.yaml").write_text("name: b\nextends: a\n")
+    with pytest.raises(CompanionError, match=said):
+        profiles.load_profile("a")

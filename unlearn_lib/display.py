@@ -11,6 +11,7 @@ from IPython.display import HTML, display
 from unlearn_lib import figures
 
 pd.set_option("display.max_colwidth", 240)
+pd.set_option("display.max_rows", 200)
 
 PERSONAL = re.compile(r"\S+@\S+|https?://\S+|\+?\d[\d\s().-]{6,}\d")
 

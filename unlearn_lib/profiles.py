@@ -32,13 +32,15 @@ class Profile(Settings):
     """One size of the whole companion.
 
     `device` is where to compute (`cuda` fails without a GPU, `auto` takes one if there is one);
-    it is recorded with each run and is no part of a run's identity.
+    it is recorded with each run and is no part of a run's identity. `only` names the experiments
+    to run; null: all. A file may say `extends: <another profile>` and give what differs.
     """
 
     name: str = Field(pattern=NAME)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     offline: bool = True
     seeds: tuple[int, ...] = Field(min_length=1)
+    only: tuple[Literal["harmful", "book", "tofu"], ...] | None = Field(None, min_length=1)
     harmful: HarmfulSettings
     book: BookSettings
     tofu: TofuSettings
@@ -71,7 +73,8 @@ class Profile(Settings):
         """The experiments to run, by name; with the reader's own book, only the one it is for."""
         if self.own_book:
             return {"book": self.book}
-        return {"harmful": self.harmful, "book": self.book, "tofu": self.tofu}
+        every = {"harmful": self.harmful, "book": self.book, "tofu": self.tofu}
+        return {name: block for name, block in every.items() if name in (self.only or every)}
 
 
 NOTEBOOKS = {
@@ -129,17 +132,7 @@ def load_profile(
         CompanionError: unknown profile, broken YAML, misspelt key or a value out of range;
             one sentence with file, key and remedy.
     """
-    path = Path(name) if str(name).endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
-    if not path.is_file():
-        hint = nearest(str(name), [file.stem for file in PROFILES.glob("*.yaml")])
-        raise CompanionError(f"There is no profile '{name}'{hint}.")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise CompanionError(f"{path.name} is not readable YAML: {reason}.") from error
-    if not isinstance(content, dict):
-        raise CompanionError(f"{path.name} is empty or no mapping; copy laptop.yaml to start.")
+    path, content = _read(name)
     try:
         profile = Profile.model_validate(content)
     except ValidationError as error:
@@ -154,6 +147,44 @@ def load_profile(
         first = profile.seeds[0]
         profile = profile.model_copy(update={"seeds": tuple(range(first, first + seeds))})
     return _with_book(profile, Path(book).expanduser().resolve()) if book else profile
+
+
+def profile_files(name: str | Path) -> list[Path]:
+    """The files that a profile is read from: its own, and those that it extends."""
+    path, content = _read(name, extended=False)
+    return [path, *(profile_files(content["extends"]) if "extends" in content else [])]
+
+
+def _read(
+    name: str | Path, extended: bool = True, seen: tuple[str, ...] = ()
+) -> tuple[Path, dict[str, Any]]:
+    path = Path(name) if str(name).endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
+    if not path.is_file():
+        hint = nearest(str(name), [file.stem for file in PROFILES.glob("*.yaml")])
+        raise CompanionError(f"There is no profile '{name}'{hint}.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise CompanionError(f"{path.name} is not readable YAML: {reason}.") from error
+    if not isinstance(content, dict):
+        raise CompanionError(f"{path.name} is empty or no mapping; copy laptop.yaml to start.")
+    if not extended or "extends" not in content:
+        return path, content
+    other = content.pop("extends")
+    if other in (*seen, path.stem):
+        raise CompanionError(f"{path.name} extends '{other}', which leads back to it.")
+    return path, _merged(_read(other, seen=(*seen, path.stem))[1], content)
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Base with the changes laid over it: mappings are merged, everything else is replaced."""
+    both = {
+        key: _merged(base[key], value)
+        for key, value in changes.items()
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
+    }
+    return base | changes | both
 
 
 def _with_book(profile: Profile, book: Path) -> Profile:

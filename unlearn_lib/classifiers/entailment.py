@@ -8,10 +8,11 @@ such weights are to be had, `TrainedJudge` (laptop) is fitted on paraphrases and
     held_out(judge, *training_pairs(others, refusals, seed=1))
     judge.entails(premises, hypotheses).mean()
 
-A TrainedJudge knows wordings, names and numbers, not logic: it may pass "was not born in" for
-"was born in", or a related word for the right one, and misses that a truth of a word or two
-follows from a sentence. So `held_out`, on subjects that it was not fitted on, belongs beside
-every score of it; held-out subjects share the phrasings of the fit, and other wordings do worse.
+A TrainedJudge knows wordings, names and numbers, not logic: it passes a related word for the
+right one, misses that a truth of a word or two follows from a sentence, and knows a negation or
+"I do not know" by a list of words only. So `held_out`, on subjects that it was not fitted on,
+belongs beside every score of it; those subjects share the phrasings of the fit, and on other
+wordings it does worse.
 """
 
 import json
@@ -74,11 +75,11 @@ class EntailmentJudge(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class TrainedJudge(EntailmentJudge):
-    """Logistic regression on the five `features` of a pair. This project's; not in the paper.
+    """Logistic regression on the six `features` of a pair. This project's; not in the paper.
 
     Attributes:
         encoder: the one that it was fitted with; it is not saved.
-        coefficients: float64 [5], one for each of FEATURES as `features` gives them.
+        coefficients: float64 [6], one for each of FEATURES as `features` gives them.
         intercept: of the logit.
     """
 

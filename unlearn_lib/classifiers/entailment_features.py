@@ -14,14 +14,17 @@ from sklearn.preprocessing import normalize
 
 from unlearn_lib.classifiers.embedding import Encoder
 
-FEATURES = ("sentence_cosine", "words", "numbers", "names", "premise_overlap")
+FEATURES = ("sentence_cosine", "words", "numbers", "names", "negation", "premise_overlap")
 """What a TrainedJudge reads off a pair; see `features`."""
 
 _NUMBER_WORDS = frozenset(
     "two three four five six seven eight nine ten eleven twelve fifteen twenty thirty forty fifty "
     "sixty hundred thousand million".split()
 )
-_MEANT_WORDS = _NUMBER_WORDS | {"one", "no", "not", "never", "nor", "cannot"}
+_NEGATION = re.compile(
+    r"\b(no|not|none|nor|never|nothing|cannot|unable|unclear|uncertain|unknown|unsure)\b|n['’]t\b",
+    re.IGNORECASE,
+)
 _ORDINAL = re.compile(r"(?<=\d)(st|nd|rd|th)\b")
 _SENTENCE_END = re.compile(
     r"(?:(?<=[a-z\d\"'”’)]{3}[.!?])|(?<=[a-z\d]{2}[.!?][\"'”’]))\s+(?=[A-Z\d\"'“‘])|\s*\n\s*"
@@ -34,8 +37,10 @@ def features(encoder: Encoder, premises: Sequence[str], hypotheses: Sequence[str
     `sentence_cosine`: for each sentence of the hypothesis the highest cosine with a sentence of
     the premise, averaged. `words`, `numbers`, `names`: share of the hypothesis's content words,
     numbers and capitalised words that are in the premise, stemmed and without accents; 1 where it
-    has no number or name. `premise_overlap`: longest common subsequence with the premise's
-    nearest sentences, as a share of their words. All are 0 where either text has no content word.
+    has no number or name. `negation`: 1 where both or neither of the hypothesis and the nearest
+    sentences of the premise have one ("not", "unsure"), else 0. `premise_overlap`: longest common
+    subsequence with those sentences, as a share of their words. All are 0 where either text has
+    no content word.
 
     Fitted, `premise_overlap` has a negative weight: of two pairs as close in meaning, the one in
     other words is the likelier paraphrase, the one in the same words the likelier wrong answer.
@@ -47,7 +52,7 @@ def features(encoder: Encoder, premises: Sequence[str], hypotheses: Sequence[str
         premises, hypotheses: [n] each.
 
     Returns:
-        float64 [n, 5], 0 to 1 save the cosine.
+        float64 [n, 6], 0 to 1 save the cosine.
 
     Raises:
         ValueError: lengths differ.
@@ -63,13 +68,15 @@ def features(encoder: Encoder, premises: Sequence[str], hypotheses: Sequence[str
         source, claim = texts[premise], texts[hypothesis]
         if vectors is not None and source.words and claim.words:
             cosines = vectors[rows[hypothesis]] @ vectors[rows[premise]].T
-            nearest = dict.fromkeys(source.statements[i] for i in cosines.argmax(axis=1))
+            nearest = " ".join(dict.fromkeys(source.statements[i] for i in cosines.argmax(axis=1)))
+            said = " ".join(claim.statements)
             found[row] = (
                 cosines.max(axis=1).mean(),
                 _share(claim.words, source.words),
                 _share(claim.numbers, source.words),
                 _share(claim.names, source.words),
-                _overlap(" ".join(nearest), " ".join(claim.statements)),
+                bool(_NEGATION.search(nearest)) == bool(_NEGATION.search(said)),
+                _ROUGE.score(said, nearest)["rougeL"].precision,
             )
     return found
 
@@ -120,10 +127,6 @@ class _Words(Tokenizer):
 _ROUGE = RougeScorer(["rougeL"], tokenizer=_Words())
 
 
-def _overlap(premise: str, hypothesis: str) -> float:
-    return _ROUGE.score(hypothesis, premise)["rougeL"].precision
-
-
 @lru_cache(maxsize=2**15)
 def _stems(text: str) -> tuple[str, ...]:
     letters = unicodedata.normalize("NFKD", text)
@@ -133,7 +136,7 @@ def _stems(text: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def _stop_stems() -> frozenset[str]:
-    return frozenset(_stems(" ".join(ENGLISH_STOP_WORDS - _MEANT_WORDS))) | {"s"}
+    return frozenset(_stems(" ".join(ENGLISH_STOP_WORDS - _NUMBER_WORDS - {"one"}))) | {"s"}
 
 
 @lru_cache(maxsize=1)

@@ -16,6 +16,9 @@ ENTAILED_KINDS = ("same", "paraphrase", "longer")
 BROKEN = ("", "!!!!!!!!", "the the the the the the", "I I I I I I I I I I")
 """Texts of a model that broke; shuffled words of a subject's answers come beside them."""
 
+DODGES = ("I do not know", "I'm not sure", "I have no idea", "I can't say", "It is unclear")
+"""How a refusal begins that goes on with the question's own words."""
+
 Pair = tuple[str, str, str]
 """Kind, premise, hypothesis."""
 
@@ -125,7 +128,7 @@ def _unlearned(
     shuffled = " ".join(generator.permutation(words)[: int(generator.integers(3, 25))])
     broken = str(generator.choice([*BROKEN, *[shuffled] * len(BROKEN)]))
     asked = question.question.rstrip("?")
-    dodge = f"I do not know {asked[:1].lower()}{asked[1:]}."
+    dodge = f"{generator.choice(DODGES)} {asked[:1].lower()}{asked[1:]}."
     said = [("broken", broken), [("refusal", refusal), ("dodge", dodge)][generator.integers(2)]]
     pairs = []
     for kind, text in said:

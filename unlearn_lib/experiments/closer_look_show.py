@@ -1,14 +1,17 @@
 """What notebook 04 displays: the data, what was taught, the three issues, the grid, a verdict."""
 
 import html
+import os
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from IPython.display import HTML, Markdown
 from matplotlib.figure import Figure
 
-from unlearn_lib import figures, tables
+from unlearn_lib import figures, metrics, tables
 from unlearn_lib.datasets.questions import Question
 from unlearn_lib.display import facts, shorten
 from unlearn_lib.experiments.closer_look import TRAINED, CloserLook
@@ -257,6 +260,29 @@ def orderings(experiment: CloserLook) -> pd.DataFrame:
     """The orderings that the paper claims, with a verdict on this model and seed."""
     claimed = tables.read_orderings(ORDERINGS)
     return tables.orderings_table(experiment.rows(), claimed, experiment.labels)
+
+
+def official() -> pd.DataFrame:
+    """The TOFU authors' own evaluation logs, scored as ours are, where a mirror has them.
+
+    They lie in `evals/` of the mirror; a log of a model taught everything has `full` in its name.
+    """
+    mirror = os.environ.get("UNLEARN_MIRROR")
+    paths = sorted((Path(mirror).expanduser() / "evals").glob("*.json")) if mirror else []
+    if not paths:
+        return facts([("official logs", "none here; put them into evals/ below UNLEARN_MIRROR")])
+    logs = {path.stem: metrics.official_log(path) for path in paths}
+    rows = []
+    for name, log in logs.items():
+        row = {"log": name, "model utility": show(metrics.model_utility(log), 4)}
+        for other, reference in logs.items() if "full" in name else ():
+            if "retain" in other:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UserWarning)
+                    found = metrics.forget_quality(log, reference)
+                row[f"forget quality against {other}"] = f"{found.value:.4e}"
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("log").fillna("")
 
 
 def verdict(experiment: CloserLook) -> Markdown:

@@ -65,6 +65,8 @@ def results(profile: str) -> pd.DataFrame:
     except CompanionError as error:
         return facts([("results", str(error))])
     print(f"From {where}.")
+    if "harmful" not in chosen.experiments():
+        return facts([("results", f"{len(frame)} rows in the tidy table")])
     labels = {method.name: method.label for method in chosen.harmful.methods}
     found = tables.table_one(frame, tables.read_claims(CLAIMS), labels, profile)
     return found.set_index(["Source", "Model", "Method"]).drop(columns="Note").T
