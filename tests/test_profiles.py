@@ -413,7 +413,9 @@ def test_a_profile_may_extend_another_and_give_what_differs(
     assert files == ["mine.yaml", "smoke.yaml"]
 
 
-@pytest.mark.parametrize("other, said", [("b", "leads back"), ("a", "leads back"), ("c", "no prof")])
+@pytest.mark.parametrize(
+    "other, said", [("b", "leads back"), ("a", "leads back"), ("c", "no prof")]
+)
 def test_a_profile_that_extends_itself_or_nothing_is_refused(
     other: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,7 @@ def read_questions(path: Path, needed: Sequence[str] = ()) -> tuple[Question, ..
         path: the file; its name without the ending is the set's.
         needed: what else every row must have; other keys are not read. `paraphrased_answer`,
             `person` (which becomes the subject) and `short` are texts, `perturbed_answer` is a
-            list of texts.
+            list of texts. An `original_answer` is read where there is one.
 
     Raises:
         CompanionError: no such file, or not JSON lines; a row without what is needed, and what
@@ -116,6 +116,8 @@ def _question(row: Any, number: int, name: str, needed: Sequence[str]) -> Questi
             kind = "list of wrong answers" if key == WRONG else "text"
             raise CompanionError(f"{place} has no {kind} under '{key}', or an empty one; fill it.")
     fields = {{"person": "subject"}.get(key, key): row[key] for key in needed}
+    if _is_text(row.get("original_answer")):
+        fields["original_answer"] = row["original_answer"]
     return Question(**fields | {WRONG: tuple(row[WRONG]) if WRONG in needed else ()})
 
 

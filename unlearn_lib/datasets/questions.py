@@ -15,6 +15,8 @@ class Question:
             for it (TOFU's real authors and world facts).
         subject: the author or person it is about; empty where unknown.
         short: the words that a right answer must hold; empty where unknown.
+        original_answer: the right answer as a whole sentence, where `answer` is a name or a
+            few words; None where `answer` is the sentence.
     """
 
     question: str
@@ -23,8 +25,14 @@ class Question:
     paraphrased_answer: str | None = None
     subject: str = ""
     short: str = ""
+    original_answer: str | None = None
 
     @property
     def paraphrase(self) -> str:
         """The right answer whose probability the truth ratio takes."""
         return self.paraphrased_answer or self.answer
+
+    @property
+    def statement(self) -> str:
+        """The right answer as a sentence: what similarity and entailment are judged against."""
+        return self.original_answer or self.answer

@@ -127,8 +127,8 @@ def _judged(
 ) -> Record:
     decode = found.tokenizer.decode
     texts = [decode(row, skip_special_tokens=True).strip() for row in rows]
-    truths = [row.answer for row in questions]
-    rouge = metrics.rouge_l_recall(truths, texts)
+    truths = [row.statement for row in questions]
+    rouge = metrics.rouge_l_recall([row.answer for row in questions], texts)
     scenario = "real_world" if real_world else "fictitious"
     generated_first = closer_look.entailment_premise(name, scenario) == "generated"
     pair = (texts, truths) if generated_first else (truths, texts)

@@ -88,7 +88,7 @@ class CloserLookStages(Stages):
         spec = Spec(
             "implant",
             {"implant": dump(chosen), "model": dump(model), "seed": self.seed, **self._encoding()},
-            data={"weights": self.weights.sha256, "questions": tofu.digest(*rows)},
+            data={"weights": self.weights.sha256, "questions": _taught_digest(rows)},
             version=VERSION["implant"],
         )
 
@@ -210,8 +210,8 @@ class CloserLookStages(Stages):
             {"method": dump(settings, "name", "label", "checkpoint_every", "scenarios")}
             | {"model": dump(self.model), "seed": self.seed, **self._encoding()},
             tuple(run.key for run in before),
-            {"weights": self.weights.sha256, "forget": tofu.digest(*forget)}
-            | {"retain": tofu.digest(*retain), "refusals": tofu.digest(*self.data.refusals)},
+            {"weights": self.weights.sha256, "forget": _taught_digest(forget)}
+            | {"retain": _taught_digest(retain), "refusals": tofu.digest(*self.data.refusals)},
             VERSION["unlearn"],
         )
 
@@ -278,3 +278,8 @@ class CloserLookStages(Stages):
             return {"held_out": {name: asdict(value) for name, value in found.items()}}
 
         return self.store.get(spec, compute)
+
+
+def _taught_digest(rows: Sequence[Question]) -> str:
+    """The sha256 of what training reads of questions: not their wrong answers."""
+    return tofu.digest(*((row.question, row.answer) for row in rows))
