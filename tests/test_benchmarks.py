@@ -12,9 +12,9 @@ from peft import LoraConfig, get_peft_model
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM, set_seed
 
-from benchmarks import measure, published, rows, work
+from benchmarks import measure, published, rows, score, work
 from benchmarks.__main__ import limit_record, step_records, table
-from unlearn_lib import losses, models, training
+from unlearn_lib import losses, models, scoring, training
 from unlearn_lib.batches import Example, pack, packed_logits
 from unlearn_lib.methods import find_method
 from unlearn_lib.settings import MethodSettings
@@ -166,6 +166,31 @@ def test_work_counts_products_with_frozen_weights():
     step = Step((), (Example((3, 4, 5), ((6, 7),), True),))
     assert work.packed_step(model, step) == 6 * (blocks * 5 + head * 4)
     assert work.real_tokens(step) == 5
+
+
+@pytest.mark.parametrize("architecture", ["opt", "llama"])
+def test_shared_prompts_score_as_a_row_per_candidate(architecture, load_tiny, encoder):
+    found = load_tiny(architecture)
+    examples = [
+        encoder.example("What is the sky?", "Blue.", "It is blue.", "Red more than blue."),
+        encoder.example("How do birds ride?", "On the wind, with their wings.", "No."),
+        encoder.example("What is the lock?", "A pick."),
+    ] * 4  # more rows than a batch of the baseline has
+    rows_of = sum(len(example.answers) for example in examples)
+    assert rows_of > score.BATCH
+    shared = scoring.score(found, examples).mean
+    separate = score.row_per_candidate(found.model, examples, PAD)
+    assert shared.shape == separate.shape == (rows_of,)
+    np.testing.assert_allclose(shared, separate, atol=1e-4)
+
+
+def test_scoring_is_measured_in_answers_a_second(load_tiny, monkeypatch):
+    seven = [Example((5, 6, 7 + i), tuple((8, 9 + k) for k in range(7))) for i in range(2)]
+    monkeypatch.setattr(score, "candidates", lambda found: seven)
+    monkeypatch.setattr(score, "_timed", lambda call: 2.0)
+    measured = score.measured(load_tiny("opt"))
+    assert measured["ours"] == measured["baseline"] == 14 / 2
+    assert measured["difference"] < 1e-4
 
 
 def test_records_and_table():

@@ -93,10 +93,12 @@ def test_everything_is_there(undisturbed: Tree) -> None:
         "00_start_here.ipynb",
         "01_harmful_unlearning__tiny-opt__s1.ipynb",
         "02_lotr_implant_then_forget__tiny-opt__s1.ipynb",
+        "04_closer_look__tiny-opt__s1.ipynb",
     ]
     figures = undisturbed.folder / "figures" / "smoke"
-    drawn = ("harmful_rate", "book_tradeoff", "book_methods")
-    tabled = ("table1_harmful", "table2_book")
+    looks = ("closer_look_grid", "closer_look_continual", "closer_look_methods")
+    drawn = ("harmful_rate", "book_tradeoff", "book_methods", *looks)
+    tabled = ("table1_harmful", "table2_book", "table3_closer_look", "closer_look_orderings")
     for name in drawn + tabled:
         assert (figures / f"{name}.json").is_file()
     for name in drawn:
@@ -109,6 +111,7 @@ def test_everything_is_there(undisturbed: Tree) -> None:
     assert stages == {
         "harmful": {"base", "unlearned"},
         "book": {"base", "implanted", "unlearned"},
+        "tofu": {"base", "implanted", "reference", "unlearned"},
     }
 
 
@@ -155,6 +158,12 @@ def implanting_the_book(tree: Tree) -> bool:
     return pretrained and first_checkpoint(tree)
 
 
+def measuring_the_authors(tree: Tree) -> bool:
+    """The judge of entailment is ready, and another run of its notebook is under way."""
+    judged = any(tree.stage(key) == "judge" for key in tree.runs())
+    return judged and any(path.is_dir() for path in tree.results.glob("partial/*"))
+
+
 def first_run(tree: Tree) -> bool:
     return len(tree.runs()) >= 1
 
@@ -164,7 +173,8 @@ def after_the_notebook(tree: Tree) -> bool:
 
 
 @pytest.mark.parametrize(
-    "moment", [first_run, first_checkpoint, implanting_the_book, after_the_notebook]
+    "moment",
+    [first_run, first_checkpoint, implanting_the_book, measuring_the_authors, after_the_notebook],
 )
 def test_killed_and_resumed_gives_the_same_metrics(
     moment: Callable[[Tree], bool], undisturbed: Tree, tmp_path: Path

@@ -98,13 +98,18 @@ class TextEncoder:
         """Encode an answer with its end token; an answer that was cut has none.
 
         Raises:
-            CompanionError: the answer is empty.
+            CompanionError: the answer is empty, or no token of it is left.
         """
         text = text.strip()
         if not text:
             raise CompanionError("An answer is empty; remove the row or give it a text.")
         lead = "" if self.template == "chat" else " "
         tokens = self.tokenizer(lead + text, add_special_tokens=False)["input_ids"]
+        if not tokens[: self.answer_tokens]:
+            raise CompanionError(
+                f"An answer has no token within answer_tokens {self.answer_tokens} (it begins "
+                f"{text[:40]!r}); raise 'answer_tokens' in the profile, or remove the row."
+            )
         tokens = [*tokens, self.tokenizer.eos_token_id]
         return tuple(tokens[: self.answer_tokens])
 

@@ -64,6 +64,8 @@ class TofuSplits:
         retain_evaluation: with paraphrase and wrong answers; all are in `retain`.
         real_authors, world_facts: with wrong answers.
         holdout: never taught; none where the source has none.
+        rehearsal: real authors and world facts that are not evaluated, with a sentence each for
+            an answer: taught with the rest, so that teaching does not overwrite all else.
         refusals: answers that say «I don't know».
         sha256: of the sources; `embedded refusals` is among them where those stand in.
         source: `embedded`, `mirror` or `hub`.
@@ -78,6 +80,7 @@ class TofuSplits:
     refusals: tuple[str, ...]
     sha256: dict[str, str]
     source: str
+    rehearsal: Questions = ()
 
 
 class Names(NamedTuple):
@@ -118,7 +121,22 @@ def load(settings: TofuData) -> TofuSplits:
         retain_evaluation=evaluation,
         real_authors=whole.real_authors[: settings.evaluation_rows],
         world_facts=whole.world_facts[: settings.evaluation_rows],
+        rehearsal=_rehearsal(whole, settings),
     )
+
+
+def _rehearsal(whole: TofuSplits, settings: TofuData) -> Questions:
+    half, first = settings.rehearsal_rows // 2, settings.evaluation_rows
+    if not half:
+        return ()
+    left = [rows[first:] if first else () for rows in (whole.real_authors, whole.world_facts)]
+    if min(map(len, left)) < half:
+        raise CompanionError(
+            f"'rehearsal_rows' is {settings.rehearsal_rows}, but beyond the evaluated rows there "
+            f"are {len(left[0])} real authors and {len(left[1])} world facts, of which half each "
+            "are taken; lower it, or 'evaluation_rows'."
+        )
+    return tuple(Question(row.question, row.statement) for rows in left for row in rows[:half])
 
 
 def digest(*questions: Any) -> str:

@@ -1,6 +1,6 @@
 """The measures of experiment 4: what a model answers and scores in, values with intervals out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,9 @@ import numpy as np
 from unlearn_lib import generation, metrics, scoring
 from unlearn_lib.batches import Example, TextEncoder
 from unlearn_lib.classifiers import Encoder, EntailmentJudge
+from unlearn_lib.datasets.question_sets import row_place
 from unlearn_lib.datasets.questions import Question
+from unlearn_lib.errors import CompanionError
 from unlearn_lib.metrics import Estimate, SetLog, TofuLog, closer_look, privacy, tofu
 from unlearn_lib.models import LanguageModel
 from unlearn_lib.settings import TofuEvaluation
@@ -32,6 +34,31 @@ class Judges:
     refusals: Sequence[str]
 
 
+def encoded(
+    encoder: TextEncoder,
+    name: str,
+    questions: Sequence[Question],
+    answers: Callable[[Question], Sequence[str]] = lambda row: (row.answer,),
+) -> list[Example]:
+    """Questions with answers as token ids.
+
+    Args:
+        name: of the set, for the message.
+        answers: those of a question. Default: the right one.
+
+    Raises:
+        CompanionError: a question that is too long, an answer of which no token is left; names
+            set and row.
+    """
+    found = []
+    for number, row in enumerate(questions, start=1):
+        try:
+            found.append(encoder.example(row.question, *answers(row)))
+        except CompanionError as error:
+            raise CompanionError(f"{row_place(number, name, row.question)}: {error}") from error
+    return found
+
+
 def ask(
     found: LanguageModel,
     sets: Mapping[str, Sequence[Question]],
@@ -47,21 +74,21 @@ def ask(
 
     Returns:
         For each set, a list per measure with one value a question.
+
+    Raises:
+        CompanionError: as in `encoded`.
     """
-    prompts = {
-        name: [encoder.prompt(row.question) for row in rows]
-        for name, rows in sets.items()
-        if name != HOLDOUT
-    }
-    every = [prompt for group in prompts.values() for prompt in group]
-    rows = iter(generation.continuations(found, every, settings.new_tokens, settings.batch_size))
+    examples = {name: encoded(encoder, name, rows, _candidates) for name, rows in sets.items()}
+    prompts = [row.prompt for name in sets if name != HOLDOUT for row in examples[name]]
+    rows = iter(generation.continuations(found, prompts, settings.new_tokens, settings.batch_size))
     record = {}
     for name, questions in sets.items():
         if not questions:
             continue
-        record[name] = _scored(found, questions, encoder, settings, attacked=name != RETAIN)
-        if name in prompts:
-            given = [next(rows) for _ in prompts[name]]
+        attacked = name != RETAIN
+        record[name] = _scored(found, questions, examples[name], settings, attacked)
+        if name != HOLDOUT:
+            given = [next(rows) for _ in questions]
             record[name] |= _judged(found, name, questions, given, judges, real_world)
     return record
 
@@ -69,12 +96,11 @@ def ask(
 def _scored(
     found: LanguageModel,
     questions: Sequence[Question],
-    encoder: TextEncoder,
+    examples: Sequence[Example],
     settings: TofuEvaluation,
     attacked: bool,
 ) -> Record:
     """Score each question's answers in one row: the right one, its paraphrase, the wrong ones."""
-    examples = [_candidates(row, encoder) for row in questions]
     scores = scoring.score(found, examples, first_statistics=attacked)
     starts = np.cumsum([0, *(len(example.answers) for example in examples)])
     losses = [scores.mean[a:b] for a, b in zip(starts, starts[1:])]
@@ -112,9 +138,9 @@ def _attack_scores(
     return {name: found.tolist() for name, found in scores.items()}
 
 
-def _candidates(row: Question, encoder: TextEncoder) -> Example:
+def _candidates(row: Question) -> list[str]:
     paraphrase = [row.paraphrased_answer] if row.paraphrased_answer else []
-    return encoder.example(row.question, row.answer, *paraphrase, *row.perturbed_answer)
+    return [row.answer, *paraphrase, *row.perturbed_answer]
 
 
 def _judged(
@@ -161,11 +187,13 @@ def log(record: Mapping[str, Record], name: str) -> TofuLog:
     return TofuLog(name, sets)
 
 
-def values(record: Mapping[str, Record], split: str) -> dict[str, np.ndarray]:
-    """The six measures of Yuan et al. on one set, one value a question."""
+def values(
+    record: Mapping[str, Record], split: str, name: str = "the model"
+) -> dict[str, np.ndarray]:
+    """The six measures of Yuan et al. on one set, one value a question; `name`: for messages."""
     part = record[split]
     return {
-        **tofu.measures(log(record, split), split),
+        **tofu.measures(log(record, name), split),
         "token_entropy": np.asarray(part["token_entropy"], float),
         "cosine_similarity": np.asarray(part["cosine_similarity"], float),
         "entailment": np.asarray(part["entailment"], float),
@@ -182,7 +210,7 @@ def measure(
             one with the same forget questions.
     """
     answered = [split for split in record if split != HOLDOUT]
-    every = {split: values(record, split) for split in answered}
+    every = {split: values(record, split, name) for split in answered}
     found: Found = []
     for split, measures in every.items():
         part = record[split]

@@ -27,6 +27,7 @@ KNOWN = ("rougeL_recall", "probability", "truth_ratio", "entailment")
 OLD = ("rougeL_recall", "probability", "truth_ratio")
 NEW = ("token_entropy", "cosine_similarity", "entailment", "degenerate_share")
 WORDS = 24
+ABSENT = "This model and profile do not run it."
 
 
 def settings(experiment: CloserLook) -> pd.DataFrame:
@@ -42,6 +43,7 @@ def data(experiment: CloserLook) -> pd.DataFrame:
     }
     sets |= {"to retain": found.retain, "retain, asked": found.retain_evaluation}
     sets |= {"real authors": found.real_authors, "world facts": found.world_facts}
+    sets |= {"rehearsed: other authors and facts": found.rehearsal}
     sets["held out, never taught"] = found.holdout
     rows = [
         {"set": name, "questions": len(rows), "subjects": len({row.subject for row in rows} - {""})}
@@ -76,6 +78,13 @@ def _models(experiment: CloserLook, scenario: Scenario = "fictitious") -> list[s
     return [who for who, _ in experiment.models_of(scenario)]
 
 
+def _table(rows: Sequence[dict[str, Any]], *index: str) -> pd.DataFrame:
+    """A table of rows, or a line where there is none: a profile need not run every scenario."""
+    if not rows:
+        return facts([("nothing here", ABSENT)])
+    return pd.DataFrame(rows).set_index(list(index))
+
+
 def knowledge(experiment: CloserLook) -> pd.DataFrame:
     """What the models know before anything is forgotten, per set."""
     rows = []
@@ -87,7 +96,7 @@ def knowledge(experiment: CloserLook) -> pd.DataFrame:
             if (split, "rougeL_recall") in found:
                 cells = {metric: show(found[split, metric]) for metric in KNOWN}
                 rows.append({"model": labels(experiment)[who], "set": split, **cells})
-    return pd.DataFrame(rows).set_index(["model", "set"])
+    return _table(rows, "model", "set")
 
 
 def judge(experiment: CloserLook) -> pd.DataFrame:
@@ -112,7 +121,7 @@ def training(experiment: CloserLook, scenario: Scenario = "fictitious") -> pd.Da
                 "stopped early": run.result["stopped"] or "no",
             }
         )
-    return pd.DataFrame(rows).set_index("method")
+    return _table(rows, "method")
 
 
 def untargeted(experiment: CloserLook) -> pd.DataFrame:
@@ -163,15 +172,18 @@ def _shares(
         found = experiment.estimates(who)
         cells = {title: show(found.get(place)) for title, place in columns.items()}
         rows.append({"model": labels(experiment)[who], **cells})
-    return pd.DataFrame(rows).set_index("model")
+    return _table(rows, "model")
 
 
 def answers(
     experiment: CloserLook, scenario: Scenario = "fictitious", row: int = 0, split: str = FORGET
 ) -> HTML:
     """What every model answers to one question, shortened."""
+    models = experiment.models_of(scenario)
+    if not models:
+        return HTML(f"<p>{ABSENT}</p>")
     rows = []
-    for who, task in experiment.models_of(scenario):
+    for who, task in models:
         part = experiment.record(who, scenario, task)[split]
         name = labels(experiment)[who]
         after = f", after task {task}" if scenario == "continual" else ""
@@ -186,34 +198,39 @@ def answers(
     return HTML(f"{head}<table>{cells}</table>")
 
 
-def entropy(experiment: CloserLook) -> Figure:
+def entropy(experiment: CloserLook) -> Figure | Markdown:
     """ME's entropy over training: the next token's, as a share of its limit."""
     curves: dict[str, pd.DataFrame] = {}
-    for name in experiment.methods:
+    for name in experiment.settings.methods_of("fictitious", experiment.model_id):
         history = experiment.history(name)
         if "entropy" in history:
             curves[experiment.labels[name]] = history
-    return figures.entropy_curve_figure(curves)
+    return figures.entropy_curve_figure(curves) if curves else Markdown(ABSENT)
 
 
-def _drawn(experiment: CloserLook, figure_of: Any) -> Figure:
+def _drawn(
+    experiment: CloserLook, figure_of: Any, scenario: Scenario | None = None
+) -> Figure | Markdown:
+    """A figure of the tidy rows; where it is of one scenario, only if that was run."""
+    if scenario is not None and not experiment.models_of(scenario):
+        return Markdown(ABSENT)
     rows, name = experiment.rows(), experiment.profile.name
     return figure_of(rows, name, provenance(), experiment.labels)
 
 
-def grid(experiment: CloserLook) -> Figure:
+def grid(experiment: CloserLook) -> Figure | Markdown:
     """MU against FE, method by method, in each scenario."""
     return _drawn(experiment, figures.closer_look_grid_figure)
 
 
-def methods(experiment: CloserLook) -> Figure:
+def methods(experiment: CloserLook) -> Figure | Markdown:
     """Every measure of every method in the fictitious scenario."""
-    return _drawn(experiment, figures.closer_look_methods_figure)
+    return _drawn(experiment, figures.closer_look_methods_figure, "fictitious")
 
 
-def continual(experiment: CloserLook) -> Figure:
+def continual(experiment: CloserLook) -> Figure | Markdown:
     """MU and FE after each forget task."""
-    return _drawn(experiment, figures.closer_look_continual_figure)
+    return _drawn(experiment, figures.closer_look_continual_figure, "continual")
 
 
 def table(experiment: CloserLook) -> pd.DataFrame:
@@ -224,6 +241,8 @@ def table(experiment: CloserLook) -> pd.DataFrame:
 
 def people(experiment: CloserLook) -> pd.DataFrame:
     """What the unmodified model knows of people, whom it is to forget, and who are neighbours."""
+    if not experiment.models_of("real_world"):
+        return facts([("nothing here", ABSENT)])
     asked = experiment.known().result
     found = experiment.people
     right = f"{asked['right']} of {asked['asked']}"
@@ -253,7 +272,7 @@ def real_world(experiment: CloserLook) -> pd.DataFrame:
                 "refusals, neighbours": show(found[NEIGHBOURS, "refusal_share"]),
             }
         )
-    return pd.DataFrame(rows).set_index("model")
+    return _table(rows, "model")
 
 
 def orderings(experiment: CloserLook) -> pd.DataFrame:
@@ -287,6 +306,8 @@ def official() -> pd.DataFrame:
 
 def verdict(experiment: CloserLook) -> Markdown:
     """Were the two bars met: taught well, and a reference that is its own equal?"""
+    if not experiment.models_of("fictitious"):
+        return Markdown(ABSENT)
     taught = experiment.estimates(IMPLANTED)[FORGET, "rougeL_recall"]
     lines = [f"- Implanted: ROUGE on the forget set is {show(taught)}; asked for: at least 0.8."]
     if experiment.has_reference:

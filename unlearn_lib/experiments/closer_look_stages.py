@@ -19,6 +19,7 @@ from unlearn_lib.classifiers.entailment import held_out
 from unlearn_lib.classifiers.entailment_pairs import training_pairs
 from unlearn_lib.datasets import authors, people, tofu
 from unlearn_lib.datasets.questions import Question
+from unlearn_lib.experiments.closer_look_measures import FORGET, RETAIN, encoded
 from unlearn_lib.experiments.stages import Stages, dump, keep_outcome
 from unlearn_lib.methods import Method, find_method
 from unlearn_lib.profiles import Profile
@@ -69,14 +70,14 @@ class CloserLookStages(Stages):
         names = {"template", "prompt_tokens", "answer_tokens"}
         return chosen.model_dump(mode="json", include=names)
 
-    def examples(self, rows: Sequence[Question]) -> list[Example]:
-        """Each question with its right answer, as token ids."""
-        return [self.encoder.example(row.question, row.answer) for row in rows]
+    def examples(self, rows: Sequence[Question], name: str) -> list[Example]:
+        """Each question with its right answer, as token ids; a bad row is named with its set."""
+        return encoded(self.encoder, name, rows)
 
     def _taught(self, kind: str) -> tuple[Question, ...]:
         """What the implanted model is taught, or the exact reference: all but the first task."""
         tasks = self.data.tasks if kind == IMPLANTED else self.data.tasks[1:]
-        return (*[row for task in tasks for row in task], *self.data.retain)
+        return (*[row for task in tasks for row in task], *self.data.retain, *self.data.rehearsal)
 
     def taught(self, kind: str, on_step: training.OnStep | None = None) -> Chain:
         """Teach the model the full set (`implanted`), or the retain set only (`reference`)."""
@@ -97,7 +98,7 @@ class CloserLookStages(Stages):
             models.make_trainable(found, model, self.seed)
             place = folder / "checkpoints"
             outcome = training.implant(
-                found, self.examples(rows), chosen, self.seed, place, on_step
+                found, self.examples(rows, "what is taught"), chosen, self.seed, place, on_step
             )
             models.save(found.model, found.tokenizer, folder / "model")
             return keep_outcome(outcome, folder) | {"rows": len(rows)}
@@ -171,7 +172,8 @@ class CloserLookStages(Stages):
         """The questions to be kept meanwhile: all that nobody has asked to forget so far."""
         if scenario == "real_world":
             return self.people.neighbours
-        return (*[row for each in self.data.tasks[task:] for row in each], *self.data.retain)
+        later = [row for each in self.data.tasks[task:] for row in each]
+        return (*later, *self.data.retain, *self.data.rehearsal)
 
     def chain(self, who: str, scenario: Scenario, task: int = 1) -> Chain:
         """The runs behind a model: `none`, `implanted`, `reference`, or a method after a task."""
@@ -235,7 +237,7 @@ class CloserLookStages(Stages):
         retain: Sequence[Question],
     ) -> Pools:
         refusals = [self.encoder.answer(text) for text in self.data.refusals]
-        rows, kept = self.examples(forget), self.examples(retain)
+        rows, kept = self.examples(forget, FORGET), self.examples(retain, RETAIN)
         substitutes = refusals
         if method.mismatch == "retain":
             substitutes = [row.answers[0] for row in kept]

@@ -24,7 +24,9 @@ class TofuData(Settings):
     hub's TOFU is split by `forget_split` instead. The first of `tasks` is the fictitious
     scenario's forget set; all are taught, and the continual scenario forgets one after another.
     `retain_rows`: how many rows to teach and keep; `evaluation_rows`: how many of each set but
-    the forget set are asked.
+    the forget set are asked; `rehearsal_rows`: how many of the other real authors and world
+    facts are taught and kept too (0, as in TOFU: none), so that a small model does not lose all
+    else while it is taught.
     """
 
     source: Literal["embedded", "locuslab/TOFU"]
@@ -37,6 +39,7 @@ class TofuData(Settings):
     seed: int = 0
     retain_rows: int | None = Field(None, ge=1)
     evaluation_rows: int | None = Field(None, ge=2)
+    rehearsal_rows: int = Field(0, ge=0)
     template: Literal["chat", "question_answer"] = "chat"
     prompt_tokens: int = Field(96, ge=8)
     answer_tokens: int = Field(64, ge=4)
