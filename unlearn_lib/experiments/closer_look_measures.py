@@ -78,14 +78,17 @@ def ask(
     Raises:
         CompanionError: as in `encoded`.
     """
-    examples = {name: encoded(encoder, name, rows, _candidates) for name, rows in sets.items()}
+    examples = {
+        name: encoded(encoder, name, rows, _right if name == HOLDOUT else _candidates)
+        for name, rows in sets.items()
+    }
     prompts = [row.prompt for name in sets if name != HOLDOUT for row in examples[name]]
     rows = iter(generation.continuations(found, prompts, settings.new_tokens, settings.batch_size))
     record = {}
     for name, questions in sets.items():
         if not questions:
             continue
-        attacked = name != RETAIN
+        attacked = name in (FORGET, HOLDOUT)
         record[name] = _scored(found, questions, examples[name], settings, attacked)
         if name != HOLDOUT:
             given = [next(rows) for _ in questions]
@@ -105,13 +108,12 @@ def _scored(
     starts = np.cumsum([0, *(len(example.answers) for example in examples)])
     losses = [scores.mean[a:b] for a, b in zip(starts, starts[1:])]
     first = starts[:-1]
-    wrong = [-len(row.perturbed_answer) or len(part) for row, part in zip(questions, losses)]
+    wrong = [1 + (row.paraphrased_answer is not None) for row in questions]
     record: Record = {
         "questions": [row.question for row in questions],
         "answer_loss": [float(part[0]) for part in losses],
         "paraphrase_loss": [
-            float(part[1 if row.paraphrased_answer else 0])
-            for row, part in zip(questions, losses, strict=True)
+            float(part[min(at, len(part)) - 1]) for at, part in zip(wrong, losses, strict=True)
         ],
         "perturbed_loss": [part[at:].tolist() for at, part in zip(wrong, losses, strict=True)],
         "exact_memorisation": [privacy.exact_memorisation(scores.matches[i]) for i in first],
@@ -136,6 +138,10 @@ def _attack_scores(
         "min_k_plus_plus": privacy.min_k_plus_plus_score(own, mean, deviation, share),
     }
     return {name: found.tolist() for name, found in scores.items()}
+
+
+def _right(row: Question) -> list[str]:
+    return [row.answer]
 
 
 def _candidates(row: Question) -> list[str]:
