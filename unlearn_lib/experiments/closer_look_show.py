@@ -18,7 +18,9 @@ from unlearn_lib.experiments.closer_look import TRAINED, CloserLook
 from unlearn_lib.experiments.closer_look_measures import FORGET, NEIGHBOURS, RETAIN
 from unlearn_lib.experiments.closer_look_stages import IMPLANTED, REFERENCE
 from unlearn_lib.experiments.stages import ORIGINAL
+from unlearn_lib.methods import find_method
 from unlearn_lib.metrics import Estimate
+from unlearn_lib.profiles import load_profile
 from unlearn_lib.results import CLAIMS, ORDERINGS
 from unlearn_lib.runs import provenance
 from unlearn_lib.settings import Scenario
@@ -27,6 +29,13 @@ KNOWN = ("rougeL_recall", "probability", "truth_ratio", "entailment")
 OLD = ("rougeL_recall", "probability", "truth_ratio")
 NEW = ("token_entropy", "cosine_similarity", "entailment", "degenerate_share")
 WORDS = 24
+RECIPE = {
+    "steps": "steps",
+    "batch": "batch_size",
+    "learning rate": "learning_rate",
+    "forget weight": "forget_weight",
+    "β": "beta",
+}
 ABSENT = "This model and profile do not run it."
 
 
@@ -105,6 +114,20 @@ def judge(experiment: CloserLook) -> pd.DataFrame:
         return facts([("judge of entailment", experiment.settings.evaluation.entailment)])
     found = experiment.judge().result["held_out"]
     return facts([(name, show(Estimate(**value))) for name, value in found.items()])
+
+
+def recipes(experiment: CloserLook) -> pd.DataFrame:
+    """What each method runs with here, and in profile paper."""
+    papers = {method.name: method for method in load_profile("paper").tofu.methods}
+    rows = []
+    for ours in experiment.settings.methods:
+        row: dict[str, Any] = {"method": ours.label, "source": find_method(ours.uses).source}
+        theirs = papers.get(ours.name)
+        for title, key in RECIPE.items():
+            value = f"{getattr(theirs, key):g}" if theirs else "none"
+            row[title] = f"{getattr(ours, key):g} (paper: {value})"
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("method")
 
 
 def training(experiment: CloserLook, scenario: Scenario = "fictitious") -> pd.DataFrame:
