@@ -132,7 +132,7 @@ def scoring(weights: Path, rows: Path) -> list[Record]:
     record = {"name": "scoring, SmolLM2-135M: shared prompts against a row per candidate"}
     record |= {"ratio": found["ours"] / found["baseline"], "unit": "answers/s"}
     record |= {
-        "ratio_is": f"times faster; losses differ by a share of {found['difference']:.1g} at most"
+        "ratio_is": f"times faster; losses apart by {found['difference']:.1g} at most"
     }
     return [found | record]
 
