@@ -131,9 +131,7 @@ def scoring(weights: Path, rows: Path) -> list[Record]:
     found = measure("score", weights, rows)
     record = {"name": "scoring, SmolLM2-135M: shared prompts against a row per candidate"}
     record |= {"ratio": found["ours"] / found["baseline"], "unit": "answers/s"}
-    record |= {
-        "ratio_is": f"times faster; losses apart by {found['difference']:.1g} at most"
-    }
+    record |= {"ratio_is": f"times faster; losses apart by {found['difference']:.1g} at most"}
     return [found | record]
 
 
