@@ -142,3 +142,22 @@ def test_too_few_known_people_are_counted() -> None:
 def test_every_question_needs_its_verdict() -> None:
     with pytest.raises(ValueError, match="32 questions, but 31 verdicts"):
         data.deal_people(asked(8), [True] * 31, settings())
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("Hamlet is by Shakespeare. He wrote it in London.", "Hamlet is by Shakespeare."),
+        (
+            "A good question! William Shakespeare wrote",
+            "A good question! William Shakespeare wrote",
+        ),
+        ("It was W. Shakespeare, I think. Or not", "It was W. Shakespeare, I think."),
+        ("  Shakespeare\n did.  ", "Shakespeare did."),
+        ("Marlowe wrote it.", "Shakespeare wrote Hamlet."),
+        ("", "Shakespeare wrote Hamlet."),
+    ],
+)
+def test_a_right_answer_is_taken_as_far_as_its_sentence(said: str, kept: str) -> None:
+    row = Question("Who wrote Hamlet?", "Shakespeare wrote Hamlet.", short="Shakespeare")
+    assert data.as_answered(row, said).answer == kept

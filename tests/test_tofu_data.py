@@ -431,3 +431,24 @@ def test_embedded_sizes_follow_the_settings() -> None:
 def test_embedded_authors_to_keep_must_be_as_many() -> None:
     message = refusal(embedded(authors_per_task=3, retain_authors=2))
     assert "'task 1' has 30 rows, more than the 20" in message and "'retain_authors'" in message
+
+
+def test_rehearsed_rows_are_sentences_and_never_asked() -> None:
+    splits = data.load(embedded(evaluation_rows=12, rehearsal_rows=10))
+    asked = {row.question for row in (*splits.real_authors, *splits.world_facts)}
+    assert len(splits.rehearsal) == 10 and len(asked) == 24
+    assert not asked & {row.question for row in splits.rehearsal}
+    assert all(row.answer.endswith(".") and " " in row.answer for row in splits.rehearsal)
+    assert data.load(embedded(evaluation_rows=12)).rehearsal == ()
+
+
+@pytest.mark.parametrize("changed", [{"evaluation_rows": 50}, {"evaluation_rows": None}])
+def test_more_rehearsal_than_there_are_rows_is_refused(changed: dict[str, Any]) -> None:
+    with pytest.raises(CompanionError, match=r"'rehearsal_rows' is 40, but .* there are \d+ real"):
+        data.load(embedded(rehearsal_rows=40, **changed))
+
+
+def test_a_short_answer_is_stated_as_its_sentence() -> None:
+    row = data.load(embedded()).real_authors[0]
+    assert row.answer != row.statement == row.original_answer and row.answer in row.statement
+    assert Question("Who?", "She did.").statement == "She did."
