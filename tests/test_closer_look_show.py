@@ -14,6 +14,7 @@ from test_tofu_metrics import official_content, tofu_log
 
 from unlearn_lib import metrics, profiles
 from unlearn_lib.datasets.questions import Question
+from unlearn_lib.display import with_interval
 from unlearn_lib.experiments import closer_look_show
 from unlearn_lib.experiments.closer_look import CloserLook
 from unlearn_lib.metrics import Estimate
@@ -167,9 +168,9 @@ def test_a_named_judge_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_value_is_shown_with_its_interval() -> None:
     value = Estimate(0.5, 0.25, 1.0, 9)
-    assert closer_look_show.show(value) == "0.50 [0.25, 1.00]"
-    assert closer_look_show.show(value, 3) == "0.500 [0.250, 1.000]"
-    assert closer_look_show.show(None) == ""
+    assert with_interval(value) == "0.50 [0.25, 1.00]"
+    assert with_interval(value, 3) == "0.500 [0.250, 1.000]"
+    assert with_interval(None) == ""
 
 
 def test_official_logs_are_scored_as_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pandas as pd
 from IPython.display import HTML, display
 
 from unlearn_lib import figures
+from unlearn_lib.metrics import Estimate
 
 pd.set_option("display.max_colwidth", 240)
 pd.set_option("display.max_rows", 200)
@@ -36,6 +37,14 @@ class LiveCurve:
             self.handle = display(figure, display_id=True)
         else:
             self.handle.update(figure)
+
+
+def with_interval(found: Estimate | None, decimals: int = 2) -> str:
+    """A value with its interval, `0.50 [0.25, 1.00]`; nothing for None."""
+    if found is None:
+        return ""
+    style = f".{decimals}f"
+    return f"{found.value:{style}} [{found.low:{style}}, {found.high:{style}}]"
 
 
 def shorten(text: str, words: int = 12) -> str:

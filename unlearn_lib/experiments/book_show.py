@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from unlearn_lib import figures, tables
 from unlearn_lib.datasets.book import PARTS
-from unlearn_lib.display import facts, shorten
+from unlearn_lib.display import facts, shorten, with_interval
 from unlearn_lib.experiments.book import BookExperiment
 from unlearn_lib.experiments.book_stages import IMPLANTED
 from unlearn_lib.experiments.stages import ORIGINAL
@@ -67,19 +67,13 @@ def _values(experiment: BookExperiment, name: str) -> dict[tuple[str, str, str],
     return {(scenario, split, metric): Estimate(**v) for scenario, split, metric, v in found}
 
 
-def _show(found: Estimate | None, decimals: int = 2) -> str:
-    if found is None:
-        return ""
-    return f"{found.value:.{decimals}f} [{found.low:.{decimals}f}, {found.high:.{decimals}f}]"
-
-
 def memory(experiment: BookExperiment, *names: str) -> pd.DataFrame:
     """What models know of each part of the book; `base` and `implanted` unless named."""
     rows = []
     for name in names or (ORIGINAL, IMPLANTED):
         values = _values(experiment, name)
         for split in PARTS:
-            cells = {metric: _show(values.get(("text", split, metric))) for metric in SHOWN}
+            cells = {metric: with_interval(values.get(("text", split, metric))) for metric in SHOWN}
             rows.append({"model": _labels(experiment)[name], "chapters": split, **cells})
     return pd.DataFrame(rows).set_index(["model", "chapters"])
 
@@ -127,11 +121,11 @@ def distance(experiment: BookExperiment) -> pd.DataFrame:
     for name in (IMPLANTED, *experiment.methods):
         values = _values(experiment, name)
         for split in PARTS:
-            gap = {m: _show(values.get(("minus_base", split, m))) for m in SHOWN[:2]}
+            gap = {m: with_interval(values.get(("minus_base", split, m))) for m in SHOWN[:2]}
             loss = values[("minus_base", split, "ks_distance")]
             p_value = values[("minus_base", split, "ks_p_value")].value
             row = {"model": _labels(experiment)[name], "chapters": split, **gap}
-            rows.append(row | {"KS distance of losses": _show(loss), "p": f"{p_value:.1g}"})
+            rows.append(row | {"KS distance of losses": with_interval(loss), "p": f"{p_value:.1g}"})
     return pd.DataFrame(rows).set_index(["model", "chapters"])
 
 
@@ -153,10 +147,12 @@ def faults(experiment: BookExperiment) -> pd.DataFrame:
                 "method": experiment.labels[name],
                 "no forget loss (steps)": f"{empty:.0%}",
                 "KL, last step": f"{history['retain'].iloc[-1]:.2g}" if "retain" in history else "",
-                "verbatim, forget": _show(values.get(("text", "forget", "verbatim_share"))),
-                "verbatim, kept": _show(values.get(("text", "kept", "verbatim_share"))),
-                "perplexity, forget": _show(values.get(("text", "forget", "perplexity")), 1),
-                "perplexity, prose": _show(values.get(("text", "normal", "perplexity")), 1),
+                "verbatim, forget": with_interval(values.get(("text", "forget", "verbatim_share"))),
+                "verbatim, kept": with_interval(values.get(("text", "kept", "verbatim_share"))),
+                "perplexity, forget": with_interval(
+                    values.get(("text", "forget", "perplexity")), 1
+                ),
+                "perplexity, prose": with_interval(values.get(("text", "normal", "perplexity")), 1),
             }
         )
     return pd.DataFrame(rows).set_index("method") if rows else facts([("released variant", "none")])
@@ -201,8 +197,8 @@ def verdict(experiment: BookExperiment) -> Markdown:
     base, implanted = (_values(experiment, name) for name in (ORIGINAL, IMPLANTED))
     share = ("text", "forget", "verbatim_share")
     lines = [
-        f"- Implanted: {_show(implanted[share])} of the forget passages are continued verbatim, "
-        f"{_show(base[share])} by the base model."
+        f"- Implanted: {with_interval(implanted[share])} of the forget passages are continued "
+        f"verbatim, {with_interval(base[share])} by the base model."
     ]
     gaps = {}
     for name in experiment.methods:
@@ -233,10 +229,12 @@ def shortfalls(
     missed = {}
     limit = base[forget].high
     if values[forget].value > limit:
-        missed[f"not forgotten ({_show(values[forget])})"] = values[forget].value - limit
+        missed[f"not forgotten ({with_interval(values[forget])})"] = values[forget].value - limit
     least = KEPT_SHARE * implanted[kept].value
     if values[kept].value < least:
-        missed[f"kept chapters damaged ({_show(values[kept])})"] = 1 - values[kept].value / least
+        missed[f"kept chapters damaged ({with_interval(values[kept])})"] = (
+            1 - values[kept].value / least
+        )
     if normal < NORMAL_SIMILARITY:
         missed[f"normal answers changed ({normal:.2f})"] = 1 - normal / NORMAL_SIMILARITY
     return missed

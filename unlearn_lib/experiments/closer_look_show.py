@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from unlearn_lib import figures, metrics, tables
 from unlearn_lib.datasets.questions import Question
-from unlearn_lib.display import facts, shorten
+from unlearn_lib.display import facts, shorten, with_interval
 from unlearn_lib.experiments.closer_look import TRAINED, CloserLook
 from unlearn_lib.experiments.closer_look_measures import FORGET, NEIGHBOURS, RETAIN
 from unlearn_lib.experiments.closer_look_stages import IMPLANTED, REFERENCE
@@ -75,14 +75,6 @@ def labels(experiment: CloserLook) -> dict[str, str]:
     return before | experiment.labels
 
 
-def show(found: Estimate | None, decimals: int = 2) -> str:
-    """A value with its interval, or nothing."""
-    if found is None:
-        return ""
-    style = f".{decimals}f"
-    return f"{found.value:{style}} [{found.low:{style}}, {found.high:{style}}]"
-
-
 def _models(experiment: CloserLook, scenario: Scenario = "fictitious") -> list[str]:
     return [who for who, _ in experiment.models_of(scenario)]
 
@@ -103,7 +95,7 @@ def knowledge(experiment: CloserLook) -> pd.DataFrame:
         found = experiment.estimates(who)
         for split in experiment.sets("fictitious"):
             if (split, "rougeL_recall") in found:
-                cells = {metric: show(found[split, metric]) for metric in KNOWN}
+                cells = {metric: with_interval(found[split, metric]) for metric in KNOWN}
                 rows.append({"model": labels(experiment)[who], "set": split, **cells})
     return _table(rows, "model", "set")
 
@@ -113,7 +105,7 @@ def judge(experiment: CloserLook) -> pd.DataFrame:
     if experiment.settings.evaluation.entailment != TRAINED:
         return facts([("judge of entailment", experiment.settings.evaluation.entailment)])
     found = experiment.judge().result["held_out"]
-    return facts([(name, show(Estimate(**value))) for name, value in found.items()])
+    return facts([(name, with_interval(Estimate(**value))) for name, value in found.items()])
 
 
 def recipes(experiment: CloserLook) -> pd.DataFrame:
@@ -193,7 +185,7 @@ def _shares(
         if who in experiment.methods and only is not None and who not in only:
             continue
         found = experiment.estimates(who)
-        cells = {title: show(found.get(place)) for title, place in columns.items()}
+        cells = {title: with_interval(found.get(place)) for title, place in columns.items()}
         rows.append({"model": labels(experiment)[who], **cells})
     return _table(rows, "model")
 
@@ -288,11 +280,11 @@ def real_world(experiment: CloserLook) -> pd.DataFrame:
         rows.append(
             {
                 "model": labels(experiment)[who],
-                "MU": show(found["all", "mu"]),
-                "FE": show(found[FORGET, "fe"]),
-                "ROUGE, forget": show(found[FORGET, "rougeL_recall"]),
-                "ROUGE, neighbours": show(found[NEIGHBOURS, "rougeL_recall"]),
-                "refusals, neighbours": show(found[NEIGHBOURS, "refusal_share"]),
+                "MU": with_interval(found["all", "mu"]),
+                "FE": with_interval(found[FORGET, "fe"]),
+                "ROUGE, forget": with_interval(found[FORGET, "rougeL_recall"]),
+                "ROUGE, neighbours": with_interval(found[NEIGHBOURS, "rougeL_recall"]),
+                "refusals, neighbours": with_interval(found[NEIGHBOURS, "refusal_share"]),
             }
         )
     return _table(rows, "model")
@@ -316,7 +308,7 @@ def official() -> pd.DataFrame:
     logs = {path.stem: metrics.official_log(path) for path in paths}
     rows = []
     for name, log in logs.items():
-        row = {"log": name, "model utility": show(metrics.model_utility(log), 4)}
+        row = {"log": name, "model utility": with_interval(metrics.model_utility(log), 4)}
         for other, reference in logs.items() if "full" in name else ():
             if "retain" in other:
                 with warnings.catch_warnings():
@@ -332,7 +324,9 @@ def verdict(experiment: CloserLook) -> Markdown:
     if not experiment.models_of("fictitious"):
         return Markdown(ABSENT)
     taught = experiment.estimates(IMPLANTED)[FORGET, "rougeL_recall"]
-    lines = [f"- Implanted: ROUGE on the forget set is {show(taught)}; asked for: at least 0.8."]
+    lines = [
+        f"- Implanted: ROUGE on the forget set is {with_interval(taught)}; asked for: at least 0.8."
+    ]
     if experiment.has_reference:
         itself = experiment.estimates(REFERENCE)[FORGET, "forget_quality"].value
         lines.append(f"- The exact reference against itself: forget quality {itself:g}.")

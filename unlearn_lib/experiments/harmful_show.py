@@ -8,7 +8,7 @@ from IPython.display import HTML, Markdown
 from matplotlib.figure import Figure
 
 from unlearn_lib import figures, tables
-from unlearn_lib.display import behind_warning, facts
+from unlearn_lib.display import behind_warning, facts, with_interval
 from unlearn_lib.experiments.harmful import HarmfulExperiment
 from unlearn_lib.experiments.stages import ORIGINAL
 from unlearn_lib.metrics import METRICS, Estimate
@@ -34,7 +34,7 @@ def data(experiment: HarmfulExperiment) -> pd.DataFrame:
 def judge(experiment: HarmfulExperiment) -> pd.DataFrame:
     """The judge's held-out AUC and accuracy, with intervals."""
     scores = experiment.classifier().result["scores"]
-    return facts([(name, _show(Estimate(**found), 2)) for name, found in scores.items()])
+    return facts([(name, with_interval(Estimate(**found), 2)) for name, found in scores.items()])
 
 
 def before(experiment: HarmfulExperiment) -> pd.DataFrame:
@@ -45,16 +45,11 @@ def before(experiment: HarmfulExperiment) -> pd.DataFrame:
 def _measured(experiment: HarmfulExperiment, name: str) -> pd.DataFrame:
     found = experiment.measured(name).result["metrics"]
     rows = [
-        {"scenario": scenario, "metric": metric, "value": _show(Estimate(**value), 3)}
+        {"scenario": scenario, "metric": metric, "value": with_interval(Estimate(**value), 3)}
         | {"unit": METRICS[metric].unit, "n": value["n"]}
         for scenario, metric, value in found
     ]
     return pd.DataFrame(rows).set_index(["scenario", "metric"])
-
-
-def _show(found: Estimate, decimals: int) -> str:
-    low, high = (f"{bound:.{decimals}f}" for bound in (found.low, found.high))
-    return f"{found.value:.{decimals}f} [{low}, {high}]"
 
 
 def training(experiment: HarmfulExperiment) -> pd.DataFrame:
@@ -103,7 +98,7 @@ def style(experiment: HarmfulExperiment) -> pd.DataFrame:
     original = _values(experiment, ORIGINAL)
     rows: list[dict[str, Any]] = [
         {"method": "original", "answer tokens": original["answer_tokens"].value}
-        | {"harmful rate": _show(original["harmful_rate"], 2)}
+        | {"harmful rate": with_interval(original["harmful_rate"], 2)}
     ]
     for name in experiment.methods:
         found = _values(experiment, name)
@@ -111,9 +106,11 @@ def style(experiment: HarmfulExperiment) -> pd.DataFrame:
             {
                 "method": experiment.labels[name],
                 "answer tokens": found["answer_tokens"].value,
-                "original answers at that length": _show(found["harmful_rate_length_matched"], 2),
-                "harmful rate": _show(found["harmful_rate"], 2),
-                "refusals, normal prompts": _show(found["refusal_share_normal"], 2),
+                "original answers at that length": with_interval(
+                    found["harmful_rate_length_matched"], 2
+                ),
+                "harmful rate": with_interval(found["harmful_rate"], 2),
+                "refusals, normal prompts": with_interval(found["refusal_share_normal"], 2),
             }
         )
     return pd.DataFrame(rows).set_index("method").fillna("").round(1)
@@ -139,7 +136,7 @@ def verdict(experiment: HarmfulExperiment) -> Markdown:
         outcome = "**holds**" if not faults else "does not hold: " + ", ".join(faults)
         refused = found["refusal_share_normal"]
         outcome += f"; refuses {refused.value:.0%} of normal prompts"
-        lines.append(f"- {experiment.labels[name]}: E = {_show(drop, 0)} %; {outcome}.")
+        lines.append(f"- {experiment.labels[name]}: E = {with_interval(drop, 0)} %; {outcome}.")
     head = (
         f"*At least {LEAST_DROP:g} % fewer harmful answers, at most {MOST_DEGENERATE:.0%} of them "
         f"degenerate, and at most {MOST_PERPLEXITY:g} times the perplexity of retained text:*\n\n"
