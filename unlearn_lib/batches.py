@@ -12,7 +12,7 @@ and joined, so the first answer token is known by construction and there is no p
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -51,6 +51,7 @@ class TextEncoder:
         prompt_tokens: longest prompt; `prompt` raises beyond it, `fits` tells beforehand.
         answer_tokens: answers are cut after this many tokens.
         context: the model's context; prompt and answer together must fit.
+        before: what stands before every question, for baselines that only prompt.
     """
 
     tokenizer: Any
@@ -58,6 +59,7 @@ class TextEncoder:
     prompt_tokens: int
     answer_tokens: int
     context: int
+    before: str = ""
 
     def __post_init__(self) -> None:
         if self.prompt_tokens + self.answer_tokens > self.context:
@@ -67,6 +69,7 @@ class TextEncoder:
             )
 
     def _prompt(self, question: str) -> list[int]:
+        question = self.before + question
         if self.template == "chat":
             turn = [{"role": "user", "content": question}]
             text = self.tokenizer.apply_chat_template(
@@ -129,6 +132,7 @@ class Packed:
         predictors: int64 [N], the places in the row whose logits predict a scored token.
         labels: int64 [N], the scored tokens.
         rows: int64 [N], which answer (0..R-1, in the order given) each scored token belongs to.
+        prompts: for each example, the places of its prompt's tokens in the row.
     """
 
     input_ids: torch.Tensor
@@ -138,6 +142,7 @@ class Packed:
     predictors: torch.Tensor
     labels: torch.Tensor
     rows: torch.Tensor
+    prompts: list[list[int]] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
@@ -145,24 +150,28 @@ class Packed:
         return self.input_ids.shape[1]
 
 
-def pack(examples: Sequence[Example]) -> Packed:
+def pack(examples: Sequence[Example], share: bool = True) -> Packed:
     """Lay examples end to end in one row with a block attention mask.
 
-    The beginning that all prompts share (a chat template's system turn) stands once, in front.
+    Args:
+        share: let the beginning that all prompts share (a chat template's system turn) stand
+            once, in front; else every prompt stands whole, as a guard needs it.
 
     Raises:
         ValueError: nothing to pack, an empty prompt or answer, or `score_prompt` on an example
             with several answers.
     """
     _check(examples)
-    shared = _shared_start(examples)
+    shared = _shared_start(examples) if share else 0
     tokens, positions = list(examples[0].prompt[:shared]), list(range(shared))
     branches, lengths = [0] * shared, [shared]
     scored: list[tuple[int, int, int]] = []
+    prompts: list[list[int]] = []
     row = 0
     for example in examples:
         start, width = len(tokens), len(example.prompt)
         prompt_places = [*range(shared), *range(start, start + width - shared)]
+        prompts.append(prompt_places)
         tokens += example.prompt[shared:]
         positions += range(shared, width)
         branches += [0] * (width - shared)
@@ -179,7 +188,7 @@ def pack(examples: Sequence[Example]) -> Packed:
     mask = _block_mask(torch.tensor(lengths), torch.tensor(branches))
     predictors, labels, rows = torch.tensor(scored).T.contiguous()
     ids, restarted = torch.tensor([tokens]), torch.tensor([positions])
-    return Packed(ids, restarted, mask, lengths, predictors, labels, rows)
+    return Packed(ids, restarted, mask, lengths, predictors, labels, rows, prompts)
 
 
 def _check(examples: Sequence[Example]) -> None:
@@ -212,9 +221,11 @@ def packed_logits(model: Any, packed: Packed) -> torch.Tensor:
     """Run one packed row; return logits [N, vocabulary] at the scored places only.
 
     A model from `models.load` attends within each example only; another one computes the whole
-    row's attention and masks it, which gives the same logits.
+    row's attention and masks it, which gives the same logits. A model behind a guard is told
+    which tokens are prompts.
     """
     device = model.device
+    told = {"prompts": packed.prompts} if getattr(model, "guarded", False) else {}
     output = model(
         input_ids=packed.input_ids.to(device),
         position_ids=packed.position_ids.to(device),
@@ -222,6 +233,7 @@ def packed_logits(model: Any, packed: Packed) -> torch.Tensor:
         logits_to_keep=packed.predictors.to(device),
         use_cache=False,
         packed_lengths=packed.lengths,
+        **told,
     )
     return output.logits.squeeze(0)
 

@@ -59,8 +59,9 @@ def score(
         np.zeros(starts[-1]), np.zeros(starts[-1], np.int64), [empty] * starts[-1],
         [np.zeros((0, 3))] * starts[-1],
     )  # fmt: skip
+    share = not getattr(language_model.model, "guarded", False)
     for places in tqdm(by_length(examples, most_tokens), desc="scoring", leave=False, disable=None):
-        packed = pack([examples[place] for place in places])
+        packed = pack([examples[place] for place in places], share)
         logits = packed_logits(language_model.model, packed)
         labels, rows = packed.labels.to(logits.device), packed.rows.to(logits.device)
         target = np.concatenate([np.arange(starts[p], starts[p + 1]) for p in places])

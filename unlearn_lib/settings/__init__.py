@@ -17,6 +17,18 @@ from unlearn_lib.settings.common import (
     Precision,
     Settings,
 )
+from unlearn_lib.settings.eco import (
+    TASKS,
+    CorruptionSettings,
+    EcoEvaluation,
+    EcoSettings,
+    GuardSettings,
+    PromptClassifierSettings,
+    ScienceData,
+    ScienceImplant,
+    SearchSettings,
+    Task,
+)
 from unlearn_lib.settings.harmful import ClassifierSettings, HarmfulData, HarmfulSettings
 from unlearn_lib.settings.tofu import (
     SCENARIOS,
@@ -31,14 +43,19 @@ from unlearn_lib.settings.tofu import (
 
 __all__ = [
     "SCENARIOS",
+    "TASKS",
     "BookData",
     "BookImplant",
     "BookMethodSettings",
     "BookSettings",
     "ClassifierSettings",
+    "CorruptionSettings",
+    "EcoEvaluation",
+    "EcoSettings",
     "EvaluationSettings",
     "ExperimentSettings",
     "Fault",
+    "GuardSettings",
     "HarmfulData",
     "HarmfulSettings",
     "ImplantSettings",
@@ -47,8 +64,13 @@ __all__ = [
     "ModelSettings",
     "PeopleData",
     "Precision",
+    "PromptClassifierSettings",
     "Scenario",
+    "ScienceData",
+    "ScienceImplant",
+    "SearchSettings",
     "Settings",
+    "Task",
     "TofuData",
     "TofuEvaluation",
     "TofuImplant",
