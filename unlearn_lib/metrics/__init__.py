@@ -2,10 +2,12 @@
 
 `intervals` holds rates and their bootstrap, `means` one number from many measures, `text` what
 can be said of answers as texts, `continuation` how much of a true text they hold, `perplexity` the
-one formula; `tofu` (on `logs`), `closer_look` and `privacy` the metrics of the field. `names` lists
-every metric, `tidy` is the table in which every number of a profile ends.
+one formula; `tofu` (on `logs`), `closer_look` and `privacy` the metrics of the field, `similarity`
+and `choices` those of ECO. `names` lists every metric, `tidy` is the table in which every number of
+a profile ends.
 """
 
+from unlearn_lib.metrics.choices import at_chance, choice_accuracy, probe_accuracy
 from unlearn_lib.metrics.closer_look import (
     cosine_similarity,
     entailed,
@@ -45,6 +47,7 @@ from unlearn_lib.metrics.privacy import (
     privleak_estimate,
     zlib_score,
 )
+from unlearn_lib.metrics.similarity import SIMILARITIES, asg, leak, meteor, unique_token_ratio
 from unlearn_lib.metrics.text import (
     cosine_rows,
     degenerate,
@@ -69,6 +72,7 @@ from unlearn_lib.metrics.tofu import (
 __all__ = [
     "COLUMNS",
     "METRICS",
+    "SIMILARITIES",
     "VERBATIM_TOKENS",
     "Estimate",
     "Metric",
@@ -76,9 +80,12 @@ __all__ = [
     "SetLog",
     "TofuLog",
     "area_under_curve",
+    "asg",
+    "at_chance",
     "attack_auc",
     "bleu",
     "bootstrap",
+    "choice_accuracy",
     "cosine_rows",
     "cosine_similarity",
     "degenerate",
@@ -92,9 +99,11 @@ __all__ = [
     "folded_truth_ratio",
     "forget_distance",
     "forget_quality",
+    "leak",
     "longest_run",
     "loss_distance",
     "loss_score",
+    "meteor",
     "min_k_plus_plus_score",
     "min_k_score",
     "model_utility",
@@ -108,6 +117,7 @@ __all__ = [
     "privleak",
     "privleak_estimate",
     "probabilities",
+    "probe_accuracy",
     "proportion",
     "ratio",
     "refusals",
@@ -115,6 +125,7 @@ __all__ = [
     "rouge_l_recall",
     "token_entropy",
     "truth_ratios",
+    "unique_token_ratio",
     "word_counts",
     "zlib_score",
 ]

@@ -132,7 +132,7 @@ _METRICS = (
         "none",
         "neither",
         "Perplexity of the true text; the base model's is wanted on forget, low on what is to be "
-        "kept.",
+        "kept. In experiment eco that of the answers, under one fixed model: low is fluent.",
     ),
     Metric(
         "ks_distance",
@@ -270,9 +270,76 @@ _METRICS = (
         "Relative distance of 1 - `mia_auc_min_k` from the retained model's; 0 is best, below it "
         "membership leaks, above it the set was forgotten too hard.",
     ),
+    Metric(
+        "meteor",
+        "score",
+        "neither",
+        "METEOR without synonyms against the true text; low is wanted on forget, high elsewhere.",
+    ),
+    Metric(
+        "unique_token_ratio",
+        "share",
+        "neither",
+        "Distinct tokens over tokens of an answer; the retained model's is wanted, low is a loop.",
+    ),
+    Metric("leak_share", "share", "lower", "Answers that hold the fact, word for word."),
     Metric("asg", "score", "lower", "Average similarity gap to the retained model."),
+    Metric(
+        "choice_accuracy",
+        "share",
+        "neither",
+        "Multiple-choice questions whose right choice has the lowest mean loss; chance is wanted "
+        "on forget, high elsewhere.",
+    ),
+    Metric(
+        "probe_accuracy",
+        "share",
+        "neither",
+        "Held-out questions whose right choice a linear probe reads off the logits; the share of "
+        "the most frequent choice is wanted on forget.",
+    ),
     Metric("false_positive_rate", "share", "lower", "Prompts to keep that the guard corrupts."),
     Metric("false_negative_rate", "share", "lower", "Prompts to forget that the guard lets by."),
+    Metric(
+        "guard_threshold",
+        "score",
+        "neither",
+        "Probability of being one to forget from which on the guard corrupts a prompt.",
+    ),
+    Metric(
+        "search_strength",
+        "none",
+        "neither",
+        "Strength of the corruption that a step of the search tries; no share, any size.",
+    ),
+    Metric(
+        "search_objective",
+        "score",
+        "lower",
+        "Distance from the retained state that the search finds at `search_strength`.",
+    ),
+    Metric("model_calls", "calls", "lower", "How often the search has asked its objective so far."),
+    Metric(
+        "milliseconds_per_prompt",
+        "ms",
+        "lower",
+        "Time that a method adds to each prompt; of a plain model, its whole time for a prompt.",
+    ),
+    Metric("milliseconds_per_token", "ms", "lower", "Time that a method adds to a token."),
+    Metric("parameters_changed", "parameters", "lower", "Weights of the model that changed."),
+    Metric("bytes_stored", "bytes", "lower", "What must be kept beside the original model."),
+    Metric(
+        "unchanged_share",
+        "share",
+        "higher",
+        "Answers to unrelated prompts that are the plain model's, token for token.",
+    ),
+    Metric(
+        "time_ratio",
+        "none",
+        "lower",
+        "Time to answer unrelated prompts with the guard over the plain model's; 1 costs nothing.",
+    ),
     Metric("seconds", "s", "lower", "Wall time."),
     Metric("peak_memory_bytes", "bytes", "lower", "Peak memory."),
 )
