@@ -21,6 +21,12 @@ from unlearn_lib.figures.closer_look_curves import (
 )
 from unlearn_lib.figures.closer_look_methods import closer_look_methods_figure
 from unlearn_lib.figures.curves import implant_curve_figure, loss_curves_figure
+from unlearn_lib.figures.eco import eco_book_figure, eco_methods_figure, eco_science_figure
+from unlearn_lib.figures.eco_costs import eco_costs_figure
+from unlearn_lib.figures.eco_curves import eco_scaling_figure, eco_search_figure
+from unlearn_lib.figures.eco_embedding import embedding_figure
+from unlearn_lib.figures.eco_robustness import eco_robustness_figure
+from unlearn_lib.figures.eco_tradeoff import eco_tradeoff_figure
 from unlearn_lib.figures.harmful import harmful_rate_figure
 from unlearn_lib.figures.style import STYLE, WIDTH_INCHES, Picture, footer, save_figure
 from unlearn_lib.figures.tradeoff import book_tradeoff_figure
@@ -35,6 +41,15 @@ __all__ = [
     "closer_look_grid_figure",
     "closer_look_methods_figure",
     "draw_all",
+    "eco_book_figure",
+    "eco_costs_figure",
+    "eco_methods_figure",
+    "eco_robustness_figure",
+    "eco_scaling_figure",
+    "eco_science_figure",
+    "eco_search_figure",
+    "eco_tradeoff_figure",
+    "embedding_figure",
     "entropy_curve_figure",
     "footer",
     "harmful_rate_figure",
@@ -51,8 +66,29 @@ FIGURES = {
         "closer_look_continual": closer_look_continual_figure,
         "closer_look_methods": closer_look_methods_figure,
     },
+    "eco": {
+        "eco_tradeoff": eco_tradeoff_figure,
+        "eco_methods": eco_methods_figure,
+        "eco_search": eco_search_figure,
+        "eco_robustness": eco_robustness_figure,
+        "eco_science": eco_science_figure,
+        "eco_costs": eco_costs_figure,
+        "eco_scaling": eco_scaling_figure,
+        "eco_book": eco_book_figure,
+    },
 }
-NEEDS = {"closer_look_continual": "continual", "closer_look_methods": "fictitious"}
+NEEDS = {
+    "closer_look_continual": "continual",
+    "closer_look_methods": "fictitious",
+    "eco_tradeoff": "entities",
+    "eco_methods": "entities",
+    "eco_search": "search",
+    "eco_robustness": "robustness",
+    "eco_science": "science",
+    "eco_costs": "costs",
+    "eco_scaling": "scaling",
+    "eco_book": "book",
+}
 """Figures of one scenario, which a profile need not run: they are drawn where it does."""
 
 
