@@ -29,6 +29,15 @@ from unlearn_lib.tables.common import (
     write_provenance,
     write_table,
 )
+from unlearn_lib.tables.eco import (
+    eco_book,
+    eco_comparison,
+    eco_costs,
+    eco_robustness,
+    eco_rows,
+    eco_science,
+)
+from unlearn_lib.tables.eco_verdicts import eco_verdicts
 from unlearn_lib.tables.harmful import (
     BASE,
     HARMFUL_METRICS,
@@ -50,6 +59,13 @@ __all__ = [
     "Pooled",
     "book_rows",
     "closer_look_rows",
+    "eco_book",
+    "eco_comparison",
+    "eco_costs",
+    "eco_robustness",
+    "eco_rows",
+    "eco_science",
+    "eco_verdicts",
     "estimate",
     "experiments_in",
     "harmful_rows",
@@ -74,6 +90,14 @@ TABLES: dict[str, dict[str, Callable[..., pd.DataFrame]]] = {
     "harmful": {"table1_harmful": table_one},
     "book": {"table2_book": table_two},
     "tofu": {"table3_closer_look": table_three, "closer_look_orderings": orderings_table},
+    "eco": {
+        "eco_comparison": eco_comparison,
+        "eco_book": eco_book,
+        "eco_science": eco_science,
+        "eco_costs": eco_costs,
+        "eco_robustness": eco_robustness,
+        "eco_verdicts": eco_verdicts,
+    },
 }
 
 
