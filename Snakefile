@@ -60,6 +60,18 @@ def arguments(wildcards):
     return f"{job.notebook} {CHOSEN}{chosen}"
 
 
+def built_on(wildcards):
+    """Experiment 3 guards the models of experiments 2 and 4: theirs are made first."""
+    job = JOBS[wildcards.job]
+    if job.experiment != "eco":
+        return []
+    others = [
+        name for name, other in JOBS.items()
+        if other.experiment in ("book", "tofu") and (other.model, other.seed) == (job.model, job.seed)
+    ]
+    return [f"{RESULTS}/notebooks/{name}.ipynb" for name in others]
+
+
 localrules: all, collect, figures
 
 
@@ -77,6 +89,7 @@ rule notebook:
         notebook=lambda wildcards: f"notebooks/{JOBS[wildcards.job].notebook}.ipynb",
         settings=SETTINGS,
         library=LIBRARY,
+        before=built_on,
         # notebooks without a model of their own show what the others made
         table=lambda wildcards: [] if wildcards.job in EXPERIMENTS else METRICS,
     output:

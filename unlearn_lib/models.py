@@ -7,7 +7,7 @@ weights with the adapter switched off (`reference`).
 import contextlib
 import copy
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -284,6 +284,29 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     model.save_pretrained(folder, safe_serialization=True)
     if not isinstance(model, PeftModel):
         tokenizer.save_pretrained(folder)
+
+
+def stack(
+    asset: Asset, folders: Sequence[Path], fresh: Callable[[Asset], LanguageModel]
+) -> LanguageModel:
+    """Load what runs made of a model: the last whole weights, with the adapters after them added.
+
+    Args:
+        asset: the weights that the first run began with.
+        folders: of the runs, in order; each holds `model`.
+        fresh: loads the files of an asset.
+    """
+    adapters: list[Path] = []
+    for folder in folders:
+        if (folder / "model" / "adapter_model.safetensors").is_file():
+            adapters.append(folder)
+        else:
+            asset = Asset(asset.id, folder / "model", "run", folder.name)
+            adapters = []
+    found = fresh(asset)
+    for folder in adapters:
+        load_adapter(found, folder / "model", merge=True)
+    return found
 
 
 def load_adapter(

@@ -10,14 +10,24 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from unlearn_lib.errors import CompanionError, nearest
 from unlearn_lib.settings import (
+    TASKS,
     BookSettings,
+    EcoSettings,
     ExperimentSettings,
     HarmfulSettings,
     Settings,
+    Task,
     TofuSettings,
 )
 
@@ -40,10 +50,11 @@ class Profile(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     offline: bool = True
     seeds: tuple[int, ...] = Field(min_length=1)
-    only: tuple[Literal["harmful", "book", "tofu"], ...] | None = Field(None, min_length=1)
+    only: tuple[Literal["harmful", "book", "tofu", "eco"], ...] | None = Field(None, min_length=1)
     harmful: HarmfulSettings
     book: BookSettings
     tofu: TofuSettings
+    eco: EcoSettings
 
     @field_validator("name")
     @classmethod
@@ -51,6 +62,48 @@ class Profile(Settings):
         if name == "reference":
             raise ValueError("results/reference holds the committed results; take another name")
         return name
+
+    @model_validator(mode="after")
+    def _guarded_models_have_tasks(self) -> "Profile":
+        if self.only and "eco" not in self.only:
+            return self
+        for place, names in self.eco.beside.items():
+            block = self.tofu if place == "entities" else self.book
+            known = [method.name for method in block.methods]
+            for name in sorted(set(names) - set(known)):
+                raise ValueError(
+                    f"'eco.beside.{place}' names the method '{name}', none of that "
+                    f"experiment{nearest(name, known)}"
+                )
+        for model in self.eco.models:
+            if not self.guarded_tasks(model.id):
+                raise ValueError(
+                    f"'eco.models' lists '{model.id}', which has no task: add it to the models of "
+                    "tofu or book, or to 'science_models'"
+                )
+        return self
+
+    def guarded_tasks(self, model_id: str) -> tuple[Task, ...]:
+        """Which tasks of experiment 3 a model runs: those whose own experiment lists it."""
+        real = self.tofu.real_world_models or ()
+        runs = {
+            "entities": [model.id for model in self.tofu.models if model.id not in real],
+            "book": [model.id for model in self.book.models],
+            "science": self.eco.science_models or [model.id for model in self.eco.models],
+        }
+        return tuple(task for task in TASKS if task in self.eco.guards and model_id in runs[task])
+
+    def labels(self, experiment: str) -> dict[str, str]:
+        """Display names of an experiment's methods, by name, in order."""
+        block = self.experiments()[experiment]
+        own = {method.name: method.label for method in block.methods}
+        if experiment != "eco":
+            return own
+        found = {"eco": "ECO (guard)", "prompting": "prompting"}
+        for place, names in self.eco.beside.items():
+            others = self.tofu if place == "entities" else self.book
+            found |= {name: others.method(name).label for name in names}
+        return found | own
 
     @property
     def results(self) -> Path:
@@ -73,7 +126,7 @@ class Profile(Settings):
         """The experiments to run, by name; with the reader's own book, only the one it is for."""
         if self.own_book:
             return {"book": self.book}
-        every = {"harmful": self.harmful, "book": self.book, "tofu": self.tofu}
+        every = {"harmful": self.harmful, "book": self.book, "tofu": self.tofu, "eco": self.eco}
         return {name: block for name, block in every.items() if name in (self.only or every)}
 
 
@@ -81,6 +134,7 @@ NOTEBOOKS = {
     "harmful": "01_harmful_unlearning",
     "book": "02_lotr_implant_then_forget",
     "tofu": "04_closer_look",
+    "eco": "03_eco_comparison",
 }
 """The notebook of each experiment."""
 

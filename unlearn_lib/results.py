@@ -75,10 +75,7 @@ def draw(profile: Profile) -> list[Path]:
     """Draw the profile's figures and write its tables from stored results; never trains."""
     frame, origin, where = stored(profile)
     print(f"Drawing from {where} ({len(frame)} rows).")
-    labels = {
-        name: {method.name: method.label for method in settings.methods}
-        for name, settings in profile.experiments().items()
-    }
+    labels = {name: profile.labels(name) for name in profile.experiments()}
     folder = ROOT / "figures" / profile.name
     paths = figures.draw_all(frame, folder, profile.name, origin, labels)
     return paths + tables.write_all(frame, folder, profile.name, origin, CLAIMS, labels)

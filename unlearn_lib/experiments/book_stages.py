@@ -244,17 +244,20 @@ class BookStages(BookTexts):
             VERSION["continue"],
         )
 
-        def compute(folder: Path) -> dict[str, Any]:
-            found = self._fresh(asset)
-            start = self.settings.method(name).start if unlearned else None
-            merge = not getattr(found.model, "is_quantized", False)
-            if implanted is not None and start in (None, "merged"):
-                models.load_adapter(found, implanted.folder / "model", merge=merge or bool(start))
-            if unlearned is not None:
-                models.load_adapter(found, unlearned.folder / "model", merge=merge)
-            return self._continue(found, folder)
+        return self.store.get(spec, lambda folder: self._continue(self.loaded(name), folder))
 
-        return self.store.get(spec, compute)
+    def loaded(self, name: str = ORIGINAL) -> models.LanguageModel:
+        """Load a model by its name: `none` for the base model, `implanted`, or a method's."""
+        found = self._fresh(self.base()[0])
+        unlearned = None if name in (ORIGINAL, IMPLANTED) else self.unlearned(name)
+        start = self.settings.method(name).start if unlearned else None
+        merge = not getattr(found.model, "is_quantized", False)
+        if name != ORIGINAL and start in (None, "merged"):
+            folder = self.implanted().folder / "model"
+            models.load_adapter(found, folder, merge=merge or bool(start))
+        if unlearned is not None:
+            models.load_adapter(found, unlearned.folder / "model", merge=merge)
+        return found
 
     def _continue(self, found: models.LanguageModel, folder: Path) -> dict[str, Any]:
         """Continue all prompts in one go, batches as full as can be, then measure part by part."""

@@ -104,7 +104,7 @@ class CloserLook(CloserLookStages):
         )
 
         def compute(folder: Path) -> dict[str, Any]:
-            found = self._stack(chain, asset)
+            found = self.loaded(who, scenario, task)
             chosen, real = self.settings.evaluation, scenario == "real_world"
             record = ask(found, sets, self.encoder, chosen, self.judges, real)
             write_text(folder / "scores.json", json.dumps(record))

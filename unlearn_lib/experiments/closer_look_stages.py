@@ -24,7 +24,7 @@ from unlearn_lib.experiments.stages import Stages, dump, keep_outcome
 from unlearn_lib.methods import Method, find_method
 from unlearn_lib.profiles import Profile
 from unlearn_lib.runs import Run, Spec, write_text
-from unlearn_lib.settings import Scenario, TofuMethodSettings
+from unlearn_lib.settings import Scenario
 from unlearn_lib.steps import Pools
 
 VERSION = {"implant": 1, "known": 1, "unlearn": 1, "judge": 1, "score": 1, "compare": 1}
@@ -89,7 +89,7 @@ class CloserLookStages(Stages):
         spec = Spec(
             "implant",
             {"implant": dump(chosen), "model": dump(model), "seed": self.seed, **self._encoding()},
-            data={"weights": self.weights.sha256, "questions": _taught_digest(rows)},
+            data={"weights": self.weights.sha256, "questions": taught_digest(rows)},
             version=VERSION["implant"],
         )
 
@@ -110,19 +110,14 @@ class CloserLookStages(Stages):
         given = self.settings.references.get(self.model_id)
         return assets.find_model(given) if given and who == REFERENCE else self.weights
 
+    def loaded(
+        self, who: str, scenario: Scenario = "fictitious", task: int = 1
+    ) -> models.LanguageModel:
+        """Load a model by its name: `none`, `implanted`, `reference`, or a method's."""
+        return self._stack(self.chain(who, scenario, task), self._asset(who))
+
     def _stack(self, chain: Chain, asset: assets.Asset) -> models.LanguageModel:
-        """Load a model: the last whole weights of the chain, with the adapters after them added."""
-        adapters: list[Run] = []
-        for run in chain:
-            if (run.folder / "model" / "adapter_model.safetensors").is_file():
-                adapters.append(run)
-            else:
-                asset = assets.Asset(self.model_id, run.folder / "model", "run", run.key)
-                adapters = []
-        found = self._fresh(asset)
-        for run in adapters:
-            models.load_adapter(found, run.folder / "model", merge=True)
-        return found
+        return models.stack(asset, [run.folder for run in chain], self._fresh)
 
     def known(self) -> Run:
         """Ask the unmodified model about known people; keep its answers."""
@@ -212,14 +207,15 @@ class CloserLookStages(Stages):
             {"method": dump(settings, "name", "label", "checkpoint_every", "scenarios")}
             | {"model": dump(self.model), "seed": self.seed, **self._encoding()},
             tuple(run.key for run in before),
-            {"weights": self.weights.sha256, "forget": _taught_digest(forget)}
-            | {"retain": _taught_digest(retain), "refusals": tofu.digest(*self.data.refusals)},
+            {"weights": self.weights.sha256, "forget": taught_digest(forget)}
+            | {"retain": taught_digest(retain), "refusals": tofu.digest(*self.data.refusals)},
             VERSION["unlearn"],
         )
 
         def compute(folder: Path) -> dict[str, Any]:
             found = self._stack(before, self.weights)
-            pools = self._pools(found, method, settings, forget, retain)
+            refusals = self.data.refusals
+            pools = question_pools(found, method, self.encoder, forget, retain, refusals)
             models.make_trainable(found, self.model, self.seed)
             place = folder / "checkpoints"
             outcome = training.unlearn(found, method, settings, pools, self.seed, place, on_step)
@@ -227,24 +223,6 @@ class CloserLookStages(Stages):
             return keep_outcome(outcome, folder)
 
         return self.store.get(spec, compute, resumable=True)
-
-    def _pools(
-        self,
-        found: models.LanguageModel,
-        method: Method,
-        settings: TofuMethodSettings,
-        forget: Sequence[Question],
-        retain: Sequence[Question],
-    ) -> Pools:
-        refusals = [self.encoder.answer(text) for text in self.data.refusals]
-        rows, kept = self.examples(forget, FORGET), self.examples(retain, RETAIN)
-        substitutes = refusals
-        if method.mismatch == "retain":
-            substitutes = [row.answers[0] for row in kept]
-        before = None
-        if method.forget is losses.npo:
-            before = scoring.answer_losses(found, rows)[0].tolist()
-        return Pools(rows, [substitutes] * len(rows), kept, before=before, refusals=refusals)
 
     @functools.cached_property
     def sentence_encoder(self) -> Any:
@@ -282,6 +260,24 @@ class CloserLookStages(Stages):
         return self.store.get(spec, compute)
 
 
-def _taught_digest(rows: Sequence[Question]) -> str:
+def question_pools(
+    found: models.LanguageModel,
+    method: Method,
+    encoder: TextEncoder,
+    forget: Sequence[Question],
+    retain: Sequence[Question],
+    refusals: Sequence[str],
+) -> Pools:
+    """What a method may see of questions: those to forget and to keep, substitutes, refusals."""
+    said = [encoder.answer(text) for text in refusals]
+    rows, kept = encoded(encoder, FORGET, forget), encoded(encoder, RETAIN, retain)
+    substitutes = [row.answers[0] for row in kept] if method.mismatch == "retain" else said
+    before = None
+    if method.forget is losses.npo:
+        before = scoring.answer_losses(found, rows)[0].tolist()
+    return Pools(rows, [substitutes] * len(rows), kept, before=before, refusals=said)
+
+
+def taught_digest(rows: Sequence[Question]) -> str:
     """The sha256 of what training reads of questions: not their wrong answers."""
     return tofu.digest(*((row.question, row.answer) for row in rows))

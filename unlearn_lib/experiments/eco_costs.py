@@ -1,0 +1,389 @@
+"""What experiment 3 measures around the models: side effects, attacks, costs, scaling, the guard.
+
+Seconds are wall time of this machine and change from run to run; they decide no answer.
+"""
+
+import functools
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from unlearn_lib import assets, classifiers, generation, metrics
+from unlearn_lib.batches import TextEncoder
+from unlearn_lib.datasets.attacks import ATTACKS, attacked
+from unlearn_lib.datasets.tofu import digest
+from unlearn_lib.eco.calibration import flagged
+from unlearn_lib.eco.guard import Guard, judged
+from unlearn_lib.eco.tokens import Frame
+from unlearn_lib.experiments import eco_measures as measures
+from unlearn_lib.experiments.closer_look_stages import IMPLANTED, REFERENCE
+from unlearn_lib.experiments.eco_stages import EcoStages
+from unlearn_lib.experiments.eco_tasks import ECO, PROMPTING, behind
+from unlearn_lib.experiments.stages import ORIGINAL
+from unlearn_lib.metrics.tidy import Row
+from unlearn_lib.models import LanguageModel
+from unlearn_lib.runs import Run, Spec, write_text
+from unlearn_lib.settings import Task
+
+VERSION = {"robustness": 1, "unrelated": 1, "scaling": 1}
+TIMED_TOKENS, TIMED_PROMPTS, REPEATS = 8, 16, 3
+AS_ASKED = "as asked"
+
+
+class EcoCosts(EcoStages):
+    """One model and one seed of experiment 3: what the guard costs, and where it breaks."""
+
+    @functools.cached_property
+    def sentence_encoder(self) -> Any:
+        """The sentence encoder of cosine similarity."""
+        found = assets.find_model(self.settings.evaluation.encoder)
+        return classifiers.sentence_encoder(found.folder)
+
+    @functools.cached_property
+    def scorer_asset(self) -> assets.Asset:
+        """The model whose fixed weights measure perplexity."""
+        chosen = self.settings.evaluation.scorer
+        return assets.find_model(chosen) if chosen else self.tofu.weights
+
+    @functools.cached_property
+    def scorer(self) -> LanguageModel:
+        """The scorer, loaded once; the original model of the task unless the profile names one."""
+        return self._fresh(self.scorer_asset)
+
+    @functools.cached_property
+    def book_scorer(self) -> LanguageModel:
+        """As `scorer`, for the book."""
+        chosen = self.settings.evaluation.scorer
+        return self.scorer if chosen else self.book.loaded(ORIGINAL)
+
+    @functools.cached_property
+    def _long(self) -> TextEncoder:
+        """The encoder of the entities' questions, with all the room that the context gives."""
+        encoder = self.tofu.encoder
+        return replace(encoder, prompt_tokens=encoder.context - encoder.answer_tokens)
+
+    def attacked_models(self) -> list[str]:
+        """Which models are attacked: those that the profile names, or all of the entities'."""
+        every = self.tasks["entities"].models() if "entities" in self.tasks else []
+        chosen = self.settings.evaluation.robustness_models or tuple(every)
+        return [who for who in every if who in chosen and who != ORIGINAL]
+
+    def robustness(self, who: str) -> Run:
+        """Ask a model what it is to forget, in every way that may dodge a guard."""
+        rows = self.tofu.forgotten("fictitious")
+        texts = {name: attacked(rows, name, self.seed) for name in ATTACKS}
+        chosen = self.tofu.settings.evaluation
+        spec = Spec(
+            "robustness",
+            {"new_tokens": chosen.new_tokens, "batch_size": chosen.batch_size}
+            | {"prefix": self.prefix("entities") if who == PROMPTING else ""},
+            self.made("entities", who),
+            {"questions": digest(*rows), "texts": digest(*texts.items())},
+            VERSION["robustness"],
+        )
+
+        def compute(folder: Path) -> dict[str, Any]:
+            found = self.model_of("entities", who)
+            encoder = self.asking("entities", who, self._long)
+            every = [text for part in texts.values() for text in part]
+            size, length = chosen.batch_size, chosen.new_tokens
+            given = iter(measures.answers_to(found, encoder, every, length, size))
+            flags = iter(_flagged(found, every)) if who == ECO else None
+            record: dict[str, Any] = {}
+            for name, part in texts.items():
+                own = [next(given) for _ in part]
+                said = [found.tokenizer.decode(row, skip_special_tokens=True) for row in own]
+                leaked = measures.leaked(said, rows)
+                rouge = metrics.rouge_l_recall([row.answer for row in rows], said)
+                record[name] = {"asked": part, "said": said, "rouge": rouge.tolist()}
+                record[name]["leaked"] = None if leaked is None else leaked.tolist()
+                if flags is not None:
+                    record[name]["missed"] = [not bool(next(flags)) for _ in part]
+            write_text(folder / "attacks.json", json.dumps(record))
+            return {"hardware": found.hardware}
+
+        return self.store.get(spec, compute)
+
+    def attacks(self, who: str) -> dict[str, Any]:
+        """What `robustness` wrote: for each way of asking, what was asked and said."""
+        return json.loads((self.robustness(who).folder / "attacks.json").read_text())
+
+    def unrelated_prompts(self, who: str) -> list[str]:
+        """Prompts on other things; fewer for models without a guard or a prefix."""
+        most = self.settings.evaluation.unrelated_prompts
+        held_out = self.tasks["entities"].prompts.held_out_retain
+        fitting = [text for text in held_out if self.tofu.encoder.fits(text)]
+        return fitting[: most if who in (ECO, PROMPTING) else max(1, most // 8)]
+
+    def unrelated(self, who: str) -> Run:
+        """Answer unrelated prompts with a model and with the implanted one, side by side, timed."""
+        prompts, chosen = self.unrelated_prompts(who), self.settings.evaluation
+        size, length = chosen.batch_size, chosen.unrelated_tokens
+        spec = Spec(
+            "unrelated",
+            {"new_tokens": length, "batch_size": size, "model": self.tofu._holding()}
+            | {"prefix": self.prefix("entities") if who == PROMPTING else ""},
+            self.made("entities", who),
+            {"prompts": digest(*prompts)},
+            VERSION["unrelated"],
+        )
+
+        def compute(folder: Path) -> dict[str, Any]:
+            mine = self.model_of("entities", who)
+            plain = replace(mine, model=mine.model.model) if who == ECO else None
+            plain = plain or self.tofu.loaded(IMPLANTED)
+            encoder = self.asking("entities", who, self.tofu.encoder)
+            timed = [
+                _timed(found, encoded, prompts, length, size)
+                for found, encoded in ((plain, self.tofu.encoder), (mine, encoder))
+            ]
+            texts = [
+                [mine.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+                for rows, _ in timed
+            ]
+            before, after = timed
+            record: dict[str, Any] = {
+                "same": [a == b for a, b in zip(before[0], after[0], strict=True)],
+                "rouge": metrics.rouge_l(*texts).tolist(),
+                "tokens": sum(map(len, after[0])),
+                "seconds": [before[1], after[1]],
+            }
+            if who == ECO:
+                record |= {"flagged": _flagged(mine, prompts).tolist()}
+                record |= {"guard_seconds": _guard_seconds(mine, encoder, prompts, size)}
+            write_text(folder / "unrelated.json", json.dumps(record | {"texts": texts[1][:4]}))
+            return {"hardware": mine.hardware}
+
+        return self.store.get(spec, compute)
+
+    def side_effects(self, who: str) -> dict[str, Any]:
+        """What `unrelated` wrote."""
+        return json.loads((self.unrelated(who).folder / "unrelated.json").read_text())
+
+    def scaling(self) -> Run:
+        """Time the same guard before random models of growing size."""
+        sizes, task = self.settings.evaluation.scaling, self.task_names[0]
+        spec = Spec(
+            "scaling",
+            {"sizes": sizes, "tokens": TIMED_TOKENS, "prompts": TIMED_PROMPTS, "repeats": REPEATS},
+            (self.searched(task).key,),
+            version=VERSION["scaling"],
+        )
+
+        def compute(folder: Path) -> dict[str, Any]:
+            guard = Guard.load(self.searched(task).folder / "guard", task)
+            guard = replace(guard, strength=1.0)
+            prompts = self.tasks[task].prompts
+            half = TIMED_PROMPTS // 2
+            texts = [*prompts.held_out_forget[:half], *prompts.held_out_retain[:half]]
+            tokenizer = self.tasks[task].loaded(IMPLANTED).tokenizer
+            return {"sizes": [_timed_at(width, guard, tokenizer, texts) for width in sizes]}
+
+        return self.store.get(spec, compute)
+
+    def changed(self, task: Task, who: str) -> tuple[float, int, int]:
+        """What a model costs once: seconds to make it, parameters changed, bytes stored."""
+        if who == PROMPTING:
+            return 0.0, 0, len(self.prefix(task).encode())
+        if who == ECO:
+            trained, searched = self.guard(task), self.searched(task)
+            seconds = trained.result["seconds"] + searched.result["seconds"]
+            return seconds, 0, _bytes(searched.folder / "guard")
+        last = self.tasks[task].trained(who)[-1]
+        folder = last.folder / "model"
+        return last.result["seconds"], _parameters(folder), _bytes(folder)
+
+    def guard_rows(self, task: Task) -> list[Row]:
+        """The tidy rows of a task's guard: its errors on held-out prompts, and the search."""
+        trained, searched = self.guard(task), self.searched(task)
+        found = dict(trained.result["rates"])
+        found["guard_threshold"] = _exact(trained.result["threshold"])
+        rows = [
+            self._row("guard", task, "guarded", ECO, metric, value, trained)
+            for metric, value in found.items()
+        ]
+        for step in searched.result["steps"]:
+            split = f"{task} {step['step']:02d}"
+            for metric, value in (
+                ("search_strength", step["strength"]),
+                ("search_objective", step["objective"]),
+                ("model_calls", step["calls"]),
+            ):
+                rows.append(
+                    self._row("search", split, "guarded", ECO, metric, _exact(value), searched)
+                )
+        return rows
+
+    def cost_rows(self) -> list[Row]:
+        """The tidy rows of costs, side effects, attacks and scaling."""
+        rows = [row for task in self.task_names for row in self._once_rows(task)]
+        if "entities" in self.tasks:
+            for who in self.tasks["entities"].models():
+                if who not in (ORIGINAL, IMPLANTED):
+                    rows += self._unrelated_rows(who)
+            for who in self.attacked_models():
+                rows += self._robustness_rows(who)
+        if self.settings.evaluation.scaling:
+            rows += self._scaling_rows()
+        return rows
+
+    def _once_rows(self, task: Task) -> list[Row]:
+        rows = []
+        for who in self.tasks[task].models():
+            if who in (ORIGINAL, IMPLANTED):
+                continue
+            seconds, parameters, stored = self.changed(task, who)
+            run = (
+                self.searched(task)
+                if who in (ECO, PROMPTING)
+                else self.tasks[task].trained(who)[-1]
+            )
+            for metric, value in (
+                ("seconds", seconds), ("parameters_changed", parameters), ("bytes_stored", stored),
+            ):  # fmt: skip
+                rows.append(self._row("costs", task, *_place(who), metric, _exact(value), run))
+        return rows
+
+    def _unrelated_rows(self, who: str) -> list[Row]:
+        run, found, place = self.unrelated(who), self.side_effects(who), _place(who)
+        passed = [same for same, flag in zip(found["same"], _flags(found), strict=True) if not flag]
+        values = {
+            "unchanged_share": asdict(metrics.proportion(passed)),
+            "rougeL_original": asdict(metrics.bootstrap(found["rouge"])),
+        }
+        rows = [
+            self._row("unrelated", "unrelated", *place, metric, value, run)
+            for metric, value in values.items()
+        ]
+        plain, mine = found["seconds"]
+        count = len(found["same"])
+        extra = max(0.0, mine - plain) if who in (ECO, PROMPTING) else 0.0
+        per_prompt = found["guard_seconds"] if who == ECO else extra
+        if who in (ECO, PROMPTING):
+            ratio = _exact(mine / plain, count)
+            rows.append(self._row("unrelated", "unrelated", *place, "time_ratio", ratio, run))
+        for metric, value in (
+            ("milliseconds_per_prompt", 1000 * per_prompt / count),
+            ("milliseconds_per_token", 1000 * extra / max(1, found["tokens"])),
+        ):
+            rows.append(self._row("costs", "entities", *place, metric, _exact(value, count), run))
+        return rows
+
+    def _robustness_rows(self, who: str) -> list[Row]:
+        run, rows = self.robustness(who), []
+        for name, part in self.attacks(who).items():
+            values = {"rougeL_recall": metrics.bootstrap(part["rouge"])}
+            if part["leaked"] is not None:
+                values["leak_share"] = metrics.proportion(part["leaked"])
+            if "missed" in part:
+                values["false_negative_rate"] = metrics.proportion(part["missed"])
+            rows += [
+                self._row("robustness", name, *_place(who), metric, asdict(value), run)
+                for metric, value in values.items()
+            ]
+        return rows
+
+    def _scaling_rows(self) -> list[Row]:
+        run, rows = self.scaling(), []
+        for size in run.result["sizes"]:
+            split, metric = str(size["parameters"]), "milliseconds_per_prompt"
+            for stage, method, times in (
+                ("guarded", ECO, size["guard"]), ("base", ORIGINAL, size["model"]),
+            ):  # fmt: skip
+                value = {"value": float(np.median(times)), "low": min(times), "high": max(times)}
+                value |= {"n": len(times)}
+                rows.append(self._row("scaling", split, stage, method, metric, value, run))
+        return rows
+
+
+def _place(who: str) -> tuple[str, str]:
+    if who in (ECO, PROMPTING):
+        return "guarded", who
+    stage = {ORIGINAL: "base", IMPLANTED: "implanted", REFERENCE: "reference"}.get(who)
+    return (stage, ORIGINAL) if stage else ("unlearned", who)
+
+
+def _flagged(found: LanguageModel, prompts: Sequence[str]) -> np.ndarray:
+    guard = found.model.guard
+    return flagged(judged(guard.classifier, prompts), guard.threshold)
+
+
+def _flags(found: dict[str, Any]) -> list[bool]:
+    return found.get("flagged") or [False] * len(found["same"])
+
+
+def _exact(value: float, count: int = 1) -> dict[str, Any]:
+    return {"value": value, "low": value, "high": value, "n": count}
+
+
+def _timed(
+    found: LanguageModel, encoder: TextEncoder, prompts: Sequence[str], length: int, size: int
+) -> tuple[list[list[int]], float]:
+    encoded = [encoder.prompt(text) for text in prompts]
+    began = time.perf_counter()
+    rows = generation.continuations(found, encoded, length, size)
+    return rows, time.perf_counter() - began
+
+
+def _guard_seconds(
+    found: LanguageModel, encoder: TextEncoder, prompts: Sequence[str], size: int
+) -> float:
+    """Seconds that the guard alone takes: reading, judging, choosing tokens, batch by batch."""
+    encoded = sorted((encoder.prompt(text) for text in prompts), key=len, reverse=True)
+    began = time.perf_counter()
+    for start in range(0, len(encoded), size):
+        found.model.plan(encoded[start : start + size])
+    return time.perf_counter() - began
+
+
+def _timed_at(width: int, guard: Guard, tokenizer: Any, texts: Sequence[str]) -> dict[str, Any]:
+    """Time a model of a width and the guard before it, in milliseconds a prompt.
+
+    The weights are zeros: what a product takes does not depend on its factors.
+    """
+    layers, heads = max(2, width // 64), max(1, width // 64)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=4 * width,
+        num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads,
+        tie_word_embeddings=True, max_position_embeddings=512,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    model = model.to_empty(device="cpu").eval()
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data.zero_()
+    found = behind(LanguageModel(model, tokenizer), guard, Frame((), ()))
+    prompts = [tokenizer(text)["input_ids"] for text in texts]
+    plain, guarded = [], []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        parts = found.model.parts_of(prompts)
+        embedded = model.get_input_embeddings()(torch.zeros(len(texts), 64, dtype=torch.long))
+        found.model.corrupted(embedded, parts)
+        middle = time.perf_counter()
+        generation.continuations(LanguageModel(model, tokenizer), prompts, TIMED_TOKENS, len(texts))
+        plain.append(1000 * (time.perf_counter() - middle) / len(texts))
+        guarded.append(1000 * (middle - began) / len(texts))
+    parameters = sum(each.numel() for each in model.parameters())
+    return {"parameters": parameters, "guard": guarded, "model": plain}
+
+
+def _parameters(folder: Path) -> int:
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "np") as tensors:
+            names = list(tensors.keys())
+            total += sum(int(np.prod(tensors.get_slice(name).get_shape())) for name in names)
+    return total
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
