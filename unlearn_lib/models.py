@@ -111,8 +111,9 @@ class LanguageModel:
 
     @property
     def context(self) -> int:
-        """The longest input in tokens."""
-        return int(self.model.config.max_position_embeddings)
+        """The longest input in tokens; the tokenizer's limit where the model states none."""
+        stated = getattr(self.model.config, "max_position_embeddings", None)
+        return int(stated or self.tokenizer.model_max_length)
 
 
 def choose_device(asked: str) -> torch.device:

@@ -88,6 +88,14 @@ class ScienceSplits:
     source: str
     dropped: dict[str, int] = field(default_factory=dict)
 
+    def taught(self, questions: Questions) -> Questions:
+        """Questions as they are, then in their further phrasings: all but the first other one."""
+        return tuple(
+            replace(row, question=text)
+            for row in questions
+            for text in (row.question, *self.phrasings.get(row.question, ())[1:])
+        )
+
     def reworded(self, questions: Questions) -> Questions:
         """Questions in their first other phrasing, where they have one: nobody is taught it."""
         return tuple(

@@ -60,9 +60,11 @@ def zeroth_order(
     all components; it floors both points. A logarithm is asked at no less than β_min, in place of
     1e-8. The divisor stays 2ε where a floor brings the points closer together: a shorter step.
 
-    The released code takes the last β, not the best of the curve, and stops by f(β + ε), not by
-    f(β). Its vector form, with u a random unit vector and unfloored points, is never called.
-    The points at β ± ε are no candidates, since they may lie below β_min.
+    It begins at the best of `start` and `other_starts`, which the released code has not: one start
+    can lie where the objective is flat. The released code takes the last β, not the best of the
+    curve, and stops by f(β + ε), not by f(β). Its vector form, with u a random unit vector and
+    unfloored points, is never called. The points at β ± ε are no candidates, since they may lie
+    below β_min.
 
     Args:
         objective: called with the strength itself, a float or float64 [width]; finite.
@@ -78,11 +80,15 @@ def zeroth_order(
     floor = settings.smallest if settings.logarithmic else FLOOR
     epsilon = settings.perturbation
     directions = np.random.default_rng(seed)
-    beta = np.full(_shape(settings, width), settings.start)
-    value = ask(beta)
-    best, lowest = beta, value
-    steps = [ask.step(0, beta, value)]
-    for number in range(1, settings.steps + 1):
+    steps, best, lowest = [], np.zeros(()), np.inf
+    for start in (settings.start, *settings.other_starts):
+        beta = np.full(_shape(settings, width), start)
+        value = ask(beta)
+        steps.append(ask.step(len(steps), beta, value))
+        if value < lowest:
+            best, lowest = beta, value
+    beta, value = best, lowest
+    for number in range(len(steps), len(steps) + settings.steps):
         if settings.stop_below is not None and value < settings.stop_below:
             break
         u = directions.choice([-1.0, 1.0], beta.shape) if settings.vector else np.ones(())

@@ -19,8 +19,8 @@ from unlearn_lib.datasets.tofu import digest
 from unlearn_lib.experiments import eco_measures as measures
 from unlearn_lib.experiments.closer_look_measures import FORGET, RETAIN, ask, measure
 from unlearn_lib.experiments.closer_look_measures import log as tofu_log
-from unlearn_lib.experiments.closer_look_stages import IMPLANTED, REFERENCE
-from unlearn_lib.experiments.eco_costs import EcoCosts
+from unlearn_lib.experiments.closer_look_stages import REFERENCE
+from unlearn_lib.experiments.eco_rows import EcoRows, place_of
 from unlearn_lib.experiments.eco_tasks import ECO, PROMPTING, Science
 from unlearn_lib.experiments.stages import ORIGINAL, dump
 from unlearn_lib.metrics import Estimate
@@ -30,9 +30,6 @@ from unlearn_lib.runs import Run, Spec, write_text
 from unlearn_lib.settings import Task
 
 VERSION = {"ask": 1, "compare": 1}
-STAGES = {ORIGINAL: "base", IMPLANTED: "implanted", REFERENCE: "reference"} | {
-    ECO: "guarded", PROMPTING: "guarded",
-}  # fmt: skip
 KEPT = "kept"
 WANTED = {
     (FORGET, "forget_quality"),
@@ -43,7 +40,7 @@ WANTED = {
 }
 
 
-class Eco(EcoCosts):
+class Eco(EcoRows):
     """One model and one seed of experiment 3: guarded, compared, attacked, in tidy rows."""
 
     def answered(self, who: str) -> Run:
@@ -59,9 +56,10 @@ class Eco(EcoCosts):
         spec = Spec(
             "ask",
             {"evaluation": dump(chosen, "bleurt", "encoder", "judge_authors")}
-            | {"model": self._holding(), "prefix": self.prefix_of("entities", who)},
+            | {"prefix": self.prefix_of("entities", who), **self.reading("entities")},
             (*self.made("entities", who), *parents),
-            judged | {name: digest(*rows) for name, rows in sets.items()},
+            {"weights": self.origin("entities", who), **judged}
+            | {name: digest(*rows) for name, rows in sets.items()},
             VERSION["ask"],
         )
 
@@ -84,11 +82,11 @@ class Eco(EcoCosts):
 
     def said(self, who: str) -> Run:
         """Judge a model's answers about what is to be forgotten, as texts."""
-        now, scorer = self.answered(who), self.scorer_asset
+        now, scorer = self.answered(who), self.scorer_asset("entities")
         encoder = assets.find_model(self.settings.evaluation.encoder)
         spec = Spec(
             "said",
-            {},
+            {"scorer": self._holding()},
             (now.key,),
             {"encoder": encoder.sha256, "scorer": scorer.sha256},
             VERSION["ask"],
@@ -140,10 +138,10 @@ class Eco(EcoCosts):
         parts = {part: book.passages(part) for part in (FORGET, KEPT)}
         spec = Spec(
             "ask",
-            {"evaluation": dump(chosen, "bleurt", "encoder"), "model": book._holding()}
+            {"evaluation": dump(chosen, "bleurt", "encoder"), **self.reading("book")}
             | {"prefix": self.prefix_of("book", who)},
             self.made("book", who),
-            {"weights": book.weights.sha256, "scorer": self.scorer_asset.sha256}
+            {"weights": self.origin("book", who), "scorer": self.scorer_asset("book").sha256}
             | {"encoder": encoder.sha256}
             | {part: digest(*rows) for part, rows in parts.items()},
             VERSION["ask"],
@@ -238,12 +236,6 @@ class Eco(EcoCosts):
             rows += self.guard_rows(name)
         rows += self.cost_rows()
         return to_frame(rows)
-
-
-def place_of(who: str) -> tuple[str, str]:
-    """The stage and the method of a model in the tidy table."""
-    stage = STAGES.get(who, "unlearned")
-    return stage, who if stage in ("unlearned", "guarded") else ORIGINAL
 
 
 def _read(run: Run, name: str) -> Any:

@@ -94,7 +94,7 @@ def choices(found: LanguageModel, encoder: TextEncoder, rows: Sequence[Question]
     """What a model makes of multiple choice: losses of the choices, and what a probe may read.
 
     Returns:
-        `losses`: nats per token of each choice, the right one first, [n, choices]. `probe`: for
+        `losses`: nats of each choice, the right one first, [n, choices]. `probe`: for
         each question the logit of each choice's first token after the prompt, then minus each
         choice's loss, turned from question to question so that the right one stands in each place
         as often; `place`: where it stands.
@@ -103,7 +103,7 @@ def choices(found: LanguageModel, encoder: TextEncoder, rows: Sequence[Question]
         encoder, "multiple choice", rows, lambda row: (row.answer, *row.perturbed_answer)
     )
     record: Record = {"losses": [], "probe": [], "place": []}
-    for number, (example, question) in enumerate(zip(examples, rows, strict=True)):
+    for number, example in enumerate(examples):
         losses, first = _choice_logits(found, example)
         place = number % len(losses)
         order = np.roll(np.arange(len(losses)), place)
@@ -119,7 +119,7 @@ def _choice_logits(found: LanguageModel, example: Example) -> tuple[np.ndarray, 
     with torch.inference_mode():
         logits = packed_logits(found.model, packed).float()
     labels, rows = packed.labels.to(logits.device), packed.rows.to(logits.device)
-    losses = answer_nll(logits, labels, rows, "mean")
+    losses = answer_nll(logits, labels, rows, "sum")
     starts = np.searchsorted(packed.rows.numpy(), np.arange(len(example.answers)))
     first = logits[starts, labels[starts]]
     return losses.double().cpu().numpy(), first.double().cpu().numpy()

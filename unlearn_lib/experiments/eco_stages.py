@@ -170,7 +170,7 @@ class EcoStages(Stages):
         spec = Spec(
             "search",
             {"task": task, "corruption": dump(chosen.corruption), "strength": chosen.strength}
-            | {"search": dump(chosen.search), "seed": self.seed, "model": self._holding()},
+            | {"search": dump(chosen.search), "seed": self.seed, **self.reading(task)},
             (trained.key, *(run.key for run in found.trained(IMPLANTED))),
             {"weights": found.weights.sha256, "aim": found.digest},
             VERSION["search"],
@@ -212,6 +212,18 @@ class EcoStages(Stages):
         guard = (self.searched(task).key,) if who == ECO else ()
         return (*(run.key for run in runs), *guard)
 
+    def reading(self, task: Task) -> dict[str, Any]:
+        """The settings that decide how a task's model is held and how it reads a prompt."""
+        if task == "book":
+            return {"model": self.book._holding(), **self.book._cutting()}
+        owner: CloserLook | EcoStages = self.tofu if task == "entities" else self
+        return {"model": owner._holding(), **owner._encoding()}
+
+    def origin(self, task: Task, who: str) -> str:
+        """The sha256 of the weights that a model begins with; a reference may have its own."""
+        found = self.tofu._asset(who) if task == "entities" else self.tasks[task].weights
+        return found.sha256
+
     def prefix(self, task: Task) -> str:
         """What the prompting baseline puts before every question."""
         return self.settings.evaluation.prefix.format(topic=self.tasks[task].topic)
@@ -252,7 +264,7 @@ class EcoStages(Stages):
 
     def _taught_rows(self) -> tuple[Question, ...]:
         splits = self.science
-        return (*splits.forget, *splits.retain, *splits.rehearsal)
+        return (*splits.taught(splits.forget), *splits.taught(splits.retain), *splits.rehearsal)
 
     def scientist(self, who: str) -> LanguageModel:
         """Load a model of the science by its name."""
@@ -262,7 +274,9 @@ class EcoStages(Stages):
         """Make the model forget the science by one of the profile's methods."""
         settings, before = self.settings.method(name), self.taught(IMPLANTED)
         method, refusals = find_method(settings.uses), self._refusals
-        forget, retain = self.science.forget, (*self.science.retain, *self.science.rehearsal)
+        splits = self.science
+        forget, retain = splits.taught(splits.forget), splits.taught(splits.retain)
+        retain = (*retain, *splits.rehearsal)
         spec = Spec(
             "unlearn",
             {"method": dump(settings, "name", "label", "checkpoint_every")}

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from scipy import special, stats
 
 from unlearn_lib import metrics, scoring
 from unlearn_lib.assets import Asset
@@ -52,8 +53,8 @@ def answer_encoder(encoder: TextEncoder, prefix: str) -> TextEncoder:
 class GuardedTask:
     """What one task gives the guard: prompts, models, and what the search of the strength aims at.
 
-    `retained(found)` measures the state that the search aims at, on training data alone;
-    `measured(found)` the same of a guarded model. Both give shares between 0 and 1, in order.
+    `aim` is the state that the search aims at, measured on training data alone, and `gap` how far
+    a guarded model is from it: the mean of the absolute differences of a few measures.
     """
 
     name: Task
@@ -78,24 +79,24 @@ class GuardedTask:
         """The runs that made a model, the last one last; none for the original."""
         raise NotImplementedError
 
-    def retained(self, found: LanguageModel) -> np.ndarray:
-        """What is aimed at: measures of the implanted model where it knows nothing."""
+    def aim(self, found: LanguageModel) -> Any:
+        """What is aimed at: what the implanted model does where it knows nothing."""
         raise NotImplementedError
 
-    def measured(self, found: LanguageModel) -> np.ndarray:
-        """The same measures on what is to be forgotten."""
+    def gap(self, found: LanguageModel, aim: Any) -> float:
+        """How far a model is from that on what is to be forgotten, 0 to 1."""
         raise NotImplementedError
 
     def objective(self, found: LanguageModel, guard: Guard) -> Callable[[Any], float]:
-        """Mean absolute gap of the guarded model's measures to the state that is aimed at.
+        """From a strength to the gap of the guarded model, of training data alone.
 
         Every prompt that is asked is taken as flagged, so that the search is of the strength alone.
         """
-        aim = self.retained(found)
+        aim = self.aim(found)
 
         def gap(strength: float | np.ndarray) -> float:
             tried = behind(found, replace(guard, strength=strength), self.frame, judge=_all)
-            return float(np.abs(self.measured(tried) - aim).mean())
+            return self.gap(tried, aim)
 
         return gap
 
@@ -105,7 +106,11 @@ def _all(prompts: Sequence[str]) -> np.ndarray:
 
 
 class Entities(GuardedTask):
-    """Fictitious authors: probability and truth ratio of answers, as about authors never taught."""
+    """Fictitious authors: the aim is how the model answers about authors whom nobody taught it.
+
+    Measured are the probability of the answer, the truth ratio, and the distance behind forget
+    quality (Kolmogorov-Smirnov, of raw truth ratios).
+    """
 
     name = "entities"
 
@@ -154,29 +159,39 @@ class Entities(GuardedTask):
     def trained(self, who: str) -> tuple[Run, ...]:
         return self.tofu.chain(who, "fictitious")
 
-    def retained(self, found: LanguageModel) -> np.ndarray:
+    def aim(self, found: LanguageModel) -> np.ndarray:
         chosen = self.tofu.settings.data
         written = authors.write_authors(
-            chosen.authors_per_task, UNSEEN_SEED, chosen.questions_per_author
+            2 * chosen.authors_per_task, UNSEEN_SEED, chosen.questions_per_author
         )
         rows = [row for author in written for row in author.questions]
-        return self._values(found, rows)
+        return self._losses(found, spread(rows, 2 * self.settings.search.questions))
 
-    def measured(self, found: LanguageModel) -> np.ndarray:
-        return self._values(found, self.forget)
+    def gap(self, found: LanguageModel, aim: np.ndarray) -> float:
+        losses = self._losses(found, spread(self.forget, self.settings.search.questions))
+        mine, theirs = (_probability_and_ratios(each) for each in (losses, aim))
+        apart = stats.ks_2samp(mine[1], theirs[1], method="asymp").statistic
+        truth = [metrics.folded_truth_ratio(each[1], forget=True).mean() for each in (mine, theirs)]
+        return float(np.mean([abs(mine[0] - theirs[0]), abs(truth[0] - truth[1]), apart]))
 
-    def _values(self, found: LanguageModel, rows: Sequence[Question]) -> np.ndarray:
-        rows = rows[: self.settings.search.questions]
+    def _losses(self, found: LanguageModel, rows: Sequence[Question]) -> np.ndarray:
+        """Nats per token of the answer, its paraphrase and the wrong answers, [n, 2 + wrong]."""
         examples = encoded(
             self.tofu.encoder,
             "the search",
             rows,
             lambda row: (row.answer, row.paraphrase, *row.perturbed_answer),
         )
-        losses = scoring.score(found, examples).mean.reshape(len(rows), -1)
-        raw = np.exp(np.clip(losses[:, 2:].mean(1) - losses[:, 1], -50, 50))
-        folded = metrics.folded_truth_ratio(raw, forget=True)
-        return np.array([np.exp(-losses[:, 0]).mean(), folded.mean()])
+        return scoring.score(found, examples).mean.reshape(len(rows), -1)
+
+
+def _probability_and_ratios(losses: np.ndarray) -> tuple[float, np.ndarray]:
+    """Mean probability of the answer, and the raw truth ratios [n], as in `metrics.tofu`."""
+    log = metrics.SetLog(
+        tuple(map(str, range(len(losses)))), losses[:, 0], losses[:, 1], losses[:, 2:],
+        np.zeros(len(losses)),
+    )  # fmt: skip
+    return float(np.exp(-losses[:, 0]).mean()), metrics.truth_ratios(log)
 
 
 class Book(GuardedTask):
@@ -226,11 +241,12 @@ class Book(GuardedTask):
         implanted = self.book.implanted()
         return (implanted,) if who == IMPLANTED else (implanted, self.book.unlearned(who))
 
-    def retained(self, found: LanguageModel) -> np.ndarray:
+    def aim(self, found: LanguageModel) -> np.ndarray:
         return self._values(found, self.book.encoder.passages(self.book.texts("retain")))
 
-    def measured(self, found: LanguageModel) -> np.ndarray:
-        return self._values(found, self.book.encoder.passages(self.book.texts("forget")))
+    def gap(self, found: LanguageModel, aim: np.ndarray) -> float:
+        rows = self.book.encoder.passages(self.book.texts("forget"))
+        return float(np.abs(self._values(found, rows) - aim).mean())
 
     def _values(self, found: LanguageModel, rows: Sequence[Example]) -> np.ndarray:
         scores = scoring.score(found, spread(rows, self.settings.search.questions))
@@ -289,19 +305,16 @@ class Science(GuardedTask):
     def trained(self, who: str) -> tuple[Run, ...]:
         return self._trained(who)
 
-    def retained(self, found: LanguageModel) -> np.ndarray:
+    def aim(self, found: LanguageModel) -> np.ndarray:
         choices = 1 + len(self.splits.forget[0].perturbed_answer)
-        return np.array([1 / choices, 1 / choices])
+        return np.full(2, 1 / choices)
 
-    def measured(self, found: LanguageModel) -> np.ndarray:
-        losses = choice_losses(
-            found, self.encoder, spread(self.splits.forget, self.settings.search.questions)
-        )
-        odds = np.exp(-(losses - losses.min(1, keepdims=True)))
-        share = odds[:, 0] / odds.sum(1)
-        return np.array(
-            [share.mean(), metrics.choice_accuracy(losses, np.zeros(len(losses))).value]
-        )
+    def gap(self, found: LanguageModel, aim: np.ndarray) -> float:
+        rows = spread(self.splits.forget, self.settings.search.questions)
+        losses = choice_losses(found, self.encoder, rows)
+        share = special.softmax(-losses, axis=1)[:, 0].mean()
+        right = metrics.choice_accuracy(losses, np.zeros(len(losses))).value
+        return float(np.abs(np.array([share, right]) - aim).mean())
 
 
 def spread(rows: Sequence[Any], most: int) -> list[Any]:
@@ -313,8 +326,8 @@ def spread(rows: Sequence[Any], most: int) -> list[Any]:
 def choice_losses(
     found: LanguageModel, encoder: TextEncoder, rows: Sequence[Question]
 ) -> np.ndarray:
-    """Nats per token of each question's choices, the right one first: float64 [n, choices]."""
+    """Nats of each question's choices, summed over tokens, the right one first: [n, choices]."""
     examples = encoded(
         encoder, "multiple choice", rows, lambda row: (row.answer, *row.perturbed_answer)
     )
-    return scoring.score(found, examples).mean.reshape(len(rows), -1)
+    return scoring.score(found, examples).nll.reshape(len(rows), -1)

@@ -66,15 +66,16 @@ class CorruptionSettings(Settings):
 class SearchSettings(Settings):
     """Zeroth-order search of the strength; defaults are those of the released script.
 
-    It ends after `steps`, or once the objective is below `stop_below`. `logarithmic` searches the
-    logarithm (base 10) of the strength: `start`, `smallest` and `perturbation` are then logarithms.
-    `vector`: one strength for each component of an embedding. `questions`: how many prompts the
-    objective asks.
+    It begins at the best of `start` and `other_starts`, and ends after `steps`, or once the
+    objective is below `stop_below`. `logarithmic` searches the logarithm (base 10) of the strength:
+    starts, `smallest` and `perturbation` are then logarithms. `vector`: one strength for each
+    component of an embedding. `questions`: how many prompts the objective asks.
     """
 
     steps: int = Field(10, ge=1)
     learning_rate: float = Field(100.0, gt=0)
     start: float = 0.1
+    other_starts: tuple[float, ...] = ()
     perturbation: float = Field(0.0999, gt=0)
     smallest: float = 0.1
     stop_below: float | None = None
@@ -84,9 +85,10 @@ class SearchSettings(Settings):
 
     @model_validator(mode="after")
     def _start_is_allowed(self) -> "SearchSettings":
-        if self.start < self.smallest or (self.smallest <= 0 and not self.logarithmic):
+        lowest = min((self.start, *self.other_starts))
+        if lowest < self.smallest or (self.smallest <= 0 and not self.logarithmic):
             raise ValueError(
-                f"'start' {self.start:g} and 'smallest' {self.smallest:g}: a search starts at or "
+                f"'start' {lowest:g} and 'smallest' {self.smallest:g}: every search starts at or "
                 "above the smallest strength, which is above 0 unless it is logarithmic"
             )
         return self
