@@ -282,6 +282,8 @@ def freeze_copy(model: Any) -> Any:
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write what training changed as safetensors: the adapter alone, or the whole model."""
+    for config in getattr(model, "peft_config", {}).values():
+        config.base_model_name_or_path = None  # else the folder that the weights were loaded from
     model.save_pretrained(folder, safe_serialization=True)
     if not isinstance(model, PeftModel):
         tokenizer.save_pretrained(folder)

@@ -80,7 +80,9 @@ def zeroth_order(
     floor = settings.smallest if settings.logarithmic else FLOOR
     epsilon = settings.perturbation
     directions = np.random.default_rng(seed)
-    steps, best, lowest = [], np.zeros(()), np.inf
+    steps: list[SearchStep] = []
+    best: np.ndarray = np.zeros(())
+    lowest: float = np.inf
     for start in (settings.start, *settings.other_starts):
         beta = np.full(_shape(settings, width), start)
         value = ask(beta)

@@ -167,4 +167,5 @@ def _parameters(folder: Path) -> int:
 
 
 def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """Bytes of weights; what lies beside them may name folders, whose length varies."""
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))

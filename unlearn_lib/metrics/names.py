@@ -327,7 +327,7 @@ _METRICS = (
     ),
     Metric("milliseconds_per_token", "ms", "lower", "Time that a method adds to a token."),
     Metric("parameters_changed", "parameters", "lower", "Weights of the model that changed."),
-    Metric("bytes_stored", "bytes", "lower", "What must be kept beside the original model."),
+    Metric("bytes_stored", "bytes", "lower", "Weights to be kept beside the original model's."),
     Metric(
         "unchanged_share",
         "share",
