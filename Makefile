@@ -85,11 +85,12 @@ lab: setup ## open the notebooks in JupyterLab (LAB_FLAGS=... adds options)
 
 test: export HF_HUB_OFFLINE := 1
 test: export TRANSFORMERS_OFFLINE := 1
-test: setup ## ruff, mypy, pytest (PYTEST_FLAGS=... adds options)
+test: setup ## ruff, mypy, pytest on all cores (PYTEST_FLAGS=... adds options, "-n 0" takes one)
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
-	@$(PY) -m pytest $(PYTEST_FLAGS)
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n auto --maxprocesses 8 \
+	  --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
 
 format: setup ## lay out the code as `make test` wants it
 	@$(PY) -m ruff check --fix .
@@ -117,7 +118,7 @@ figures: setup ## draw the figures and tables again from stored results; never t
 status: setup ## which results exist, which are missing
 	@$(PY) -m unlearn_lib status $(CHOSEN)
 
-bench: setup ## speed and memory against the published loop (ONLY=unlearning, book or scoring)
+bench: setup ## speed and memory against the published loop (ONLY=unlearning, book, scoring or eco)
 	@$(PY) -m benchmarks $(ONLY)
 
 clean: ## remove this profile's results (not results/reference, not the environment)
