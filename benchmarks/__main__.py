@@ -1,10 +1,11 @@
 """Run every bench, write `results/bench.json` and print a Markdown table.
 
-    python -m benchmarks [unlearning] [book] [scoring]     (or: make bench ONLY=book)
+    python -m benchmarks [unlearning] [book] [scoring] [eco]     (or: make bench ONLY=book)
 
 Each measurement is a process of its own and every pair runs one after the other, on the same
 rows of profile laptop and the same weights. `ratio` says how many times faster ours is, or what
-share of the baseline's memory ours takes. Run it on a quiet machine: the load is recorded.
+share of the baseline's memory or time ours takes. Run it on a quiet machine: the load is
+recorded.
 """
 
 import json
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import opt
+from benchmarks import eco, opt
 from benchmarks.rows import prepare
 from unlearn_lib.errors import CompanionError, nearest
 from unlearn_lib.profiles import ROOT
@@ -114,7 +115,7 @@ def smollm2(weights: Path, rows: Path) -> list[Record]:
     return [*records, {**generation, "precision": many["precision"]}]
 
 
-def book_on(weights: Path, rows: Path, name: str) -> list[Record]:
+def book_on(weights: Path, rows: Path, name: str = "SmolLM2-135M") -> list[Record]:
     """Implanting and forgetting at each precision, against the paper's 8-bit base."""
     records = []
     for kind in ("implant", "forget"):
@@ -133,6 +134,11 @@ def scoring(weights: Path, rows: Path) -> list[Record]:
     record |= {"ratio": found["ours"] / found["baseline"], "unit": "answers/s"}
     record |= {"ratio_is": f"times faster; losses apart by {found['difference']:.1g} at most"}
     return [found | record]
+
+
+def guarding(weights: Path, rows: Path) -> list[Record]:
+    """Answering ordinary prompts behind a guard, and the guard's own time."""
+    return eco.records(measure("eco", weights, rows))
 
 
 def opt_on_gpu(rows: Path, folder: Path, tokenizer: Path) -> list[Record]:
@@ -166,7 +172,7 @@ def _readable(value: float, unit: str) -> str:
     return f"{value:.3g} {unit}"
 
 
-PARTS = ("unlearning", "book", "scoring")
+PARTS = {"unlearning": smollm2, "book": book_on, "scoring": scoring, "eco": guarding}
 
 
 def main(chosen: list[str]) -> None:
@@ -181,12 +187,7 @@ def main(chosen: list[str]) -> None:
         weights = prepare(rows)
         records = []
         for name in chosen or PARTS:
-            if name == "unlearning":
-                records += smollm2(weights, rows)
-            elif name == "book":
-                records += book_on(weights, rows, "SmolLM2-135M")
-            else:
-                records += scoring(weights, rows)
+            records += PARTS[name](weights, rows)
         if torch.cuda.is_available():
             records += opt_on_gpu(rows, folder, weights)
         else:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import implant, published, score, work
+from benchmarks import eco, implant, published, score, work
 from benchmarks.rows import SEED, STEP, read_pools, read_prompts
 from unlearn_lib import generation, models, training
 from unlearn_lib.assets import Asset
@@ -118,6 +118,12 @@ def scored(weights: Path, rows: Path, precision: str = "float32") -> dict[str, A
     return score.measured(found) | {"precision": found.hardware["precision_got"]}
 
 
+def guarded(weights: Path, rows: Path, precision: str = "float32") -> dict[str, Any]:
+    """Answers to ordinary prompts behind a guard and without, and the guard's own time."""
+    found = _load(weights, precision)
+    return eco.measured(found) | {"precision": found.hardware["precision_got"]}
+
+
 def generate(weights: Path, rows: Path, batch: str, every: str) -> dict[str, Any]:
     """Greedy answers of up to 60 tokens; counts the tokens of the answers, not padding."""
     found = _load(weights, "bfloat16")
@@ -161,6 +167,7 @@ WHAT: dict[str, Callable[..., dict[str, Any]]] = {
     "baseline": baseline,
     "generate": generate,
     "score": scored,
+    "eco": guarded,
     "matmul": matmul,
 }
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,12 @@ from peft import LoraConfig, get_peft_model
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM, set_seed
 
-from benchmarks import measure, published, rows, score, work
-from benchmarks.__main__ import limit_record, step_records, table
+from benchmarks import eco, measure, published, rows, score, work
+from benchmarks.__main__ import PARTS, limit_record, step_records, table
 from unlearn_lib import losses, models, scoring, training
 from unlearn_lib.batches import Example, pack, packed_logits
+from unlearn_lib.eco.classifier import PromptClassifier
+from unlearn_lib.eco.guard import Guard
 from unlearn_lib.methods import find_method
 from unlearn_lib.settings import MethodSettings
 from unlearn_lib.steps import Step
@@ -191,6 +194,58 @@ def test_scoring_is_measured_in_answers_a_second(load_tiny, monkeypatch):
     measured = score.measured(load_tiny("opt"))
     assert measured["ours"] == measured["baseline"] == 14 / 2
     assert measured["difference"] < 1e-4
+
+
+@pytest.mark.parametrize("share, flagged", [(0.2, 0), (0.9, 5)])
+def test_guarding_is_measured_against_plain_answers(load_tiny, monkeypatch, share, flagged):
+    for name, size in {"PROMPTS": 5, "KEPT": 7, "NEW_TOKENS": 4, "BATCH": 3, "GUARDED": 6}.items():
+        monkeypatch.setattr(eco, name, size)
+    fitted_on = []
+
+    def fitted_guard(kept):
+        fitted_on.extend(kept)
+        classifier: Any = SimpleNamespace(probability=lambda texts: np.full(len(texts), share))
+        return Guard("entities", classifier, 0.5, eco.CORRUPTION, 1.0)
+
+    monkeypatch.setattr(eco, "fitted_guard", fitted_guard)
+    monkeypatch.setattr(eco, "_timed", lambda call, *given: (call(*given), 3.0))
+    found = eco.measured(load_tiny("llama"))
+    assert len(set(fitted_on)) == 7 and found["prompts"] == 5
+    assert (found["ours"], found["baseline"], found["ratio"]) == (3.0, 3.0, 1.0)
+    assert found["guard_milliseconds"] == {1: 3000.0, 3: 1000.0}, "6 batches of 1, 2 of 3"
+    assert found["flagged"] == flagged and (found["equal"] == 5) == (flagged == 0)
+
+
+def test_a_guard_is_fitted_on_authors_against_what_is_kept(monkeypatch):
+    given: list[Any] = []
+    monkeypatch.setattr(PromptClassifier, "fit", lambda *arguments: given.append(arguments))
+    guard = eco.fitted_guard(["Why is the sky blue?"])
+    folder, forget, kept, settings, _ = given[0]
+    assert (folder / "config.json").is_file() and settings.base == eco.CLASSIFIER.base
+    assert len(set(forget)) == eco.TRAINED and kept == ["Why is the sky blue?"]
+    assert guard.strength == 1.0 and guard.corruption.name == "rand_noise_first_n"
+    judged = eco.author_questions(eco.GUARDED, eco.OTHER_AUTHORS)
+    assert len(judged) == eco.GUARDED and set(judged).isdisjoint(forget)
+
+
+def test_records_of_guarding():
+    found: dict[str, Any] = {
+        "ours": 11.0,
+        "baseline": 10.0,
+        "ratio": 1.1,
+        "prompts": 200,
+        "equal": 199,
+    }
+    found |= {"flagged": 1, "guard_flagged": 90, "guard_milliseconds": {"1": 7.0, "48": 2.1}}
+    found |= {"repeats": 3, "where": "here", "precision": "float32"}
+    records = eco.records(found)
+    assert [record["ratio"] for record in records] == [1.1, pytest.approx(1 / 3), 0.1]
+    for record in records:
+        assert {"name", "ours", "baseline", "ratio", "unit", "where"} <= set(record)
+    shown = table(records)
+    assert "| 11 s | 10 s | 1.10 of the plain time; 199 of 200 answers equal" in shown
+    assert "batch 48, against the paper's bound | 2.1 ms | 21 ms | 0.10 of the bound" in shown
+    assert "eco" in PARTS and "eco" in measure.WHAT
 
 
 def test_records_and_table():
