@@ -25,6 +25,7 @@ from unlearn_lib.errors import CompanionError
 from unlearn_lib.experiments import closer_look as experiments
 from unlearn_lib.experiments.closer_look import CloserLook
 from unlearn_lib.experiments.closer_look_measures import encoded, measure
+from unlearn_lib.experiments.closer_look_stages import question_pools
 from unlearn_lib.methods import find_method
 from unlearn_lib.metrics import SetLog, TofuLog, forget_quality, model_utility
 from unlearn_lib.profiles import Profile, load_profile
@@ -508,9 +509,9 @@ def test_a_row_that_cannot_be_taught_is_named(done: Done) -> None:
         experiment.taught("implanted")
     assert str(told.value).startswith(f"Row {number} of what is taught ('{retain[1].question[:20]}")
     assert str(told.value).endswith("An answer is empty; remove the row or give it a text.")
-    method, settings = find_method("ga_gd"), experiment.settings.method("ga_gd")
+    pooled = (None, find_method("ga_gd"), experiment.encoder, data.tasks[0], retain, ("No.",))
     with pytest.raises(CompanionError, match=r"^Row 2 of retain \('.*'\): An answer is empty"):
-        experiment._pools(None, method, settings, data.tasks[0], retain)  # type: ignore[arg-type]
+        question_pools(*pooled)  # type: ignore[arg-type]
 
 
 def test_an_answer_of_which_no_token_is_left_is_named(done: Done) -> None:

@@ -281,15 +281,17 @@ def test_jobs_are_the_tour_and_one_per_model_and_seed() -> None:
         ("02", "tiny-opt", 2),
         ("04", "tiny-opt", 1),
         ("04", "tiny-opt", 2),
+        ("03", "tiny-opt", 1),
+        ("03", "tiny-opt", 2),
     ]
-    names = [None, *["harmful"] * 4, *["book"] * 2, *["tofu"] * 2]
+    names = [None, *["harmful"] * 4, *["book"] * 2, *["tofu"] * 2, *["eco"] * 2]
     assert [job.experiment for job in jobs] == names
 
 
 def test_rows_of_experiments_do_not_meet() -> None:
     profile = load_profile("smoke")
     found = {rows_path(profile, name, "facebook/opt-1.3b", 1) for name in profile.experiments()}
-    expected = {f"{name}__opt-1.3b__s1.csv" for name in ("harmful", "book", "tofu")}
+    expected = {f"{name}__opt-1.3b__s1.csv" for name in ("harmful", "book", "tofu", "eco")}
     assert {path.name for path in found} == expected
 
 
@@ -326,7 +328,7 @@ def test_own_book_has_only_the_jobs_of_its_experiment(tmp_path: Path) -> None:
     assert list(profile.experiments()) == ["book"]
     jobs = [(job.notebook[:2], job.experiment, job.seed) for job in notebook_jobs(profile)]
     assert jobs == [("02", "book", 1)]
-    assert list(load_profile("smoke").experiments()) == ["harmful", "book", "tofu"]
+    assert list(load_profile("smoke").experiments()) == ["harmful", "book", "tofu", "eco"]
 
 
 def test_own_book_is_found_from_where_one_stands_and_from_home(
@@ -406,7 +408,7 @@ def test_a_profile_may_extend_another_and_give_what_differs(
     changes = "extends: smoke\nonly: [tofu]\ntofu: {data: {tasks: 1}}\n"
     (tmp_path / "mine.yaml").write_text(f"name: mine\n{changes}")
     mine, whole = profiles.load_profile("mine"), profiles.load_profile("smoke")
-    assert set(mine.experiments()) == {"tofu"} and len(whole.experiments()) == 3
+    assert set(mine.experiments()) == {"tofu"} and len(whole.experiments()) == 4
     assert mine.tofu.data == whole.tofu.data.model_copy(update={"tasks": 1})
     assert (mine.harmful, mine.tofu.methods) == (whole.harmful, whole.tofu.methods)
     files = [path.name for path in profiles.profile_files("mine")]

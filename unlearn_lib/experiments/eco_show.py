@@ -220,10 +220,11 @@ def scaling(experiment: Eco) -> Figure | Markdown:
     return _drawn(experiment, figures.eco_scaling_figure, "scaling")
 
 
-def table(experiment: Eco, name: str = "comparison") -> pd.DataFrame:
+def table(experiment: Eco, name: str = "comparison") -> pd.DataFrame | Markdown:
     """Ours beside what papers report: `comparison`, `book`, `science`, `costs`, ..."""
     claims, table_of = tables.read_claims(CLAIMS), tables.TABLES["eco"][f"eco_{name}"]
-    return table_of(experiment.rows(), claims, experiment.labels, experiment.profile.name)
+    found = table_of(experiment.rows(), claims, experiment.labels, experiment.profile.name)
+    return found if len(found) else Markdown(ABSENT)
 
 
 def side_effects(experiment: Eco) -> pd.DataFrame | Markdown:

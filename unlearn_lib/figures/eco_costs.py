@@ -42,7 +42,7 @@ COSTS = (
     Cost("milliseconds_per_prompt", "Extra time a\nprompt (ms)", "plain"),
     Cost("milliseconds_per_token", "Extra time a\ntoken (ms)", "plain"),
     Cost("parameters_changed", "Parameters\nchanged (millions)", "amount", 1e-6),
-    Cost("bytes_stored", "Stored\n(MB)", "amount", 1e-6),
+    Cost("bytes_stored", "Stored\n(bytes)", "amount"),
 )
 
 
