@@ -222,7 +222,9 @@ def test_messages_name_the_command() -> None:
         tables.table_two(frame.drop(columns="low"), [], profile_name="smoke")
     with pytest.raises(CompanionError, match=f"No verbatim_share of the base.*{command}"):
         tables.table_two(frame[frame["stage"] != "base"], [], profile_name="smoke")
-    with pytest.raises(CompanionError, match=f"No rows of harmful or book or tofu or eco in.*{command}"):
+    with pytest.raises(
+        CompanionError, match=f"No rows of harmful or book or tofu or eco in.*{command}"
+    ):
         tables.write_all(frame.iloc[:0], Path("unused"), "smoke", {}, CLAIMS)
 
 
