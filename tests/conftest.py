@@ -29,7 +29,7 @@ CHAT_TEMPLATE = (
 )
 
 SLOW = """test_interrupted test_reproduce test_training test_closer_look_paper test_closer_look
-    test_book_paper test_memorising""".split()
+    test_eco test_book_paper test_eco_paper test_memorising""".split()
 """Files that take longer than ten seconds, the longest first."""
 
 settings.register_profile("project", deadline=None, derandomize=True, database=None)

@@ -94,10 +94,8 @@ class EcoRows(EcoCosts):
     def _unrelated_rows(self, who: str) -> list[Row]:
         run, found, place = self.unrelated(who), self.side_effects(who), place_of(who)
         passed = [same for same, flag in zip(found["same"], _flags(found), strict=True) if not flag]
-        values = {
-            "unchanged_share": asdict(metrics.proportion(passed)),
-            "rougeL_original": asdict(metrics.bootstrap(found["rouge"])),
-        }
+        values = {"unchanged_share": asdict(metrics.proportion(passed))} if passed else {}
+        values["rougeL_original"] = asdict(metrics.bootstrap(found["rouge"]))
         rows = [
             self._row("unrelated", "unrelated", *place, metric, value, run)
             for metric, value in values.items()

@@ -1,5 +1,6 @@
 """What notebook 03 displays: prompts, guards, a prompt before and after, figures, tables."""
 
+import functools
 import html
 from typing import Any
 
@@ -20,6 +21,7 @@ from unlearn_lib.metrics import Estimate
 from unlearn_lib.results import CLAIMS
 from unlearn_lib.runs import provenance
 
+HIDDEN = "(hazardous, not shown)"
 ABSENT = "This model does not run that task."
 MARK = "background:#fde9a9;color:#000"
 WORDS = 30
@@ -51,9 +53,16 @@ def prompts(experiment: Eco) -> pd.DataFrame:
             ("to forget, held out", found.held_out_forget),
             ("to keep, held out", found.held_out_retain),
         ):
-            example = shorten(part[0], 14)
+            hidden = "forget" in title and _hazardous(experiment, name)
+            example = HIDDEN if hidden else shorten(part[0], 14)
             rows.append({"task": name, "prompts": title, "n": len(part), "one of them": example})
     return pd.DataFrame(rows).set_index(["task", "prompts"])
+
+
+def _hazardous(experiment: Eco, task: str) -> bool:
+    """Whether a task's questions to forget are such that their text is not shown."""
+    chosen = experiment.settings.science
+    return task == "science" and chosen is not None and chosen.source == "wmdp"
 
 
 def guards(experiment: Eco) -> pd.DataFrame:
@@ -105,6 +114,8 @@ def embeddings(experiment: Eco, row: int = 0) -> Figure:
     parts = found.model.parts_of([prompt])
     after = found.model.corrupted(before, parts)
     pieces = [found.tokenizer.decode([token]) for token in prompt]
+    if _hazardous(experiment, task):
+        pieces = [str(place) for place in range(len(prompt))]
     start, end = found.model.frame.question(prompt)
     shown = slice(start, end)
     return figures.embedding_figure(
@@ -155,8 +166,13 @@ def before_after(experiment: Eco, row: int = 0) -> HTML | Markdown:
     return HTML(f"{head}<table>{cells}</table>")
 
 
+@functools.lru_cache(maxsize=1)
+def _rows(experiment: Eco) -> pd.DataFrame:
+    return experiment.rows()
+
+
 def _drawn(experiment: Eco, figure_of: Any, scenario: str) -> Figure | Markdown:
-    rows = experiment.rows()
+    rows = _rows(experiment)
     if not rows["scenario"].eq(scenario).any():
         return Markdown(ABSENT)
     return figure_of(rows, experiment.profile.name, provenance(), experiment.labels)
@@ -223,7 +239,7 @@ def scaling(experiment: Eco) -> Figure | Markdown:
 def table(experiment: Eco, name: str = "comparison") -> pd.DataFrame | Markdown:
     """Ours beside what papers report: `comparison`, `book`, `science`, `costs`, ..."""
     claims, table_of = tables.read_claims(CLAIMS), tables.TABLES["eco"][f"eco_{name}"]
-    found = table_of(experiment.rows(), claims, experiment.labels, experiment.profile.name)
+    found = table_of(_rows(experiment), claims, experiment.labels, experiment.profile.name)
     return found if len(found) else Markdown(ABSENT)
 
 
