@@ -62,7 +62,7 @@ def test_every_experiment_present_is_drawn(tmp_path: Path) -> None:
     drawn = figures.draw_all(both, tmp_path, "laptop", PROVENANCE)
     assert {path.stem for path in drawn} == {"harmful_rate", "book_tradeoff", "book_methods"}
     with pytest.raises(CompanionError, match="No rows of harmful or book.*PROFILE=laptop"):
-        figures.draw_all(both.assign(experiment="eco"), tmp_path, "laptop", PROVENANCE)
+        figures.draw_all(both.assign(experiment="other"), tmp_path, "laptop", PROVENANCE)
 
 
 def test_every_method_has_its_number_in_both_panels() -> None:

@@ -328,7 +328,7 @@ def test_costs_of_nothing_stand_at_the_edge_and_tasks_side_by_side(
     none = changed.get_xticks()[0]
     assert marked(changed, "o")[:2] == [(none, 0.25), (none, -0.75)]
     assert marked(changed, "s")[2] == pytest.approx((134.515008, -2))
-    assert marked(stored, "D")[0] == pytest.approx((90, -0.25))
+    assert marked(stored, "D")[0] == pytest.approx((90e6, -0.25))
     assert ticks(seconds)[:3] == ["ECO", "prompting", "GA"]
 
 

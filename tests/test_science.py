@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_score
@@ -359,8 +360,9 @@ def test_files_that_are_missing_empty_or_cut_are_named(mirror: Mirror) -> None:
     assert "holds no question with four choices" in refusal()
 
 
-def test_an_unknown_subject_gets_the_nearest_name(mirror: Mirror) -> None:
-    assert refusal("bio", "cybr") == "WMDP has no subject 'cybr' (did you mean 'cyber'?)."
+def test_an_unknown_subject_is_refused_by_the_settings() -> None:
+    with pytest.raises(ValidationError, match="'bio', 'chem' or 'cyber'"):
+        ScienceData.model_validate({"source": "wmdp", "subjects": ["bio", "cybr"]})
 
 
 def test_without_a_mirror_wmdp_is_not_to_be_had() -> None:

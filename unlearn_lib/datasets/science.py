@@ -29,7 +29,7 @@ from unlearn_lib.assets import Asset, files_in, find_dataset, folder_sha256
 from unlearn_lib.datasets.files import EMBEDDED, check_columns, read_lines, read_table
 from unlearn_lib.datasets.question_sets import check_questions, read_questions
 from unlearn_lib.datasets.questions import Question
-from unlearn_lib.errors import CompanionError, nearest
+from unlearn_lib.errors import CompanionError
 from unlearn_lib.settings.eco import ScienceData
 
 INVENTED = EMBEDDED / "invented_science.jsonl"
@@ -194,9 +194,6 @@ def _rehearsal(sets: Sequence[Questions], first: int | None, settings: ScienceDa
 
 def _released(settings: ScienceData) -> ScienceSplits:
     subjects = tuple(dict.fromkeys(settings.subjects))
-    for subject in subjects:
-        if subject not in NEIGHBOURS:
-            raise CompanionError(f"WMDP has no subject '{subject}'{nearest(subject, NEIGHBOURS)}.")
     hazardous = tuple(f"wmdp-{subject}" for subject in subjects)
     neighbours = tuple(NEIGHBOURS[subject] for subject in subjects)
     kept = (*neighbours, *GENERAL_SUBJECTS)
