@@ -167,7 +167,7 @@ def test_methods_of_the_science_may_be_none() -> None:
 def test_labels_are_the_guard_s_the_prompt_s_and_every_method_s() -> None:
     found = profile().labels("eco")
     assert found == {
-        "eco": "ECO (guard)", "prompting": "prompting", "ga_gd": "GA + GD", "me_gd": "ME + GD",
+        "eco": "ECO (guard)", "prompting": "prompting", "ga_gd": "GA + GD",
         "idk_ap": "IDK + AP", "arora": "GA + mismatch + KL (published)",
     }  # fmt: skip
     assert list(found)[:2] == ["eco", "prompting"]
