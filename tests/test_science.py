@@ -1,6 +1,5 @@
 """The multiple-choice task: facts that nothing gives away, and WMDP and MMLU from their files."""
 
-import string
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +7,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -21,7 +18,6 @@ from unlearn_lib.datasets import science as data
 from unlearn_lib.datasets.files import read_lines
 from unlearn_lib.datasets.overlap import words_of
 from unlearn_lib.datasets.question_sets import folded
-from unlearn_lib.datasets.questions import Question
 from unlearn_lib.errors import CompanionError
 from unlearn_lib.settings.eco import ScienceData
 
@@ -191,32 +187,6 @@ def test_too_few_rows_for_rehearsal_are_counted(general: int | None) -> None:
     left = 10 if general == 100 else 0
     with pytest.raises(CompanionError, match=f"'rehearsal_rows' is 24.*{left} real authors"):
         embedded(general_rows=general, rehearsal_rows=24)
-
-
-texts = st.text(string.ascii_letters, min_size=1, max_size=8)
-
-
-@given(st.lists(texts, min_size=4, max_size=4, unique=True), texts, st.integers(0, 2**40))
-def test_shuffled_choices_are_all_there_and_the_right_one_is_found(
-    choices: list[str], asked: str, seed: int
-) -> None:
-    question = Question(asked, choices[0], tuple(choices[1:]))
-    shuffled, right = data.shuffled_choices(question, seed)
-    assert sorted(shuffled) == sorted(choices) and shuffled[right] == choices[0]
-    assert data.shuffled_choices(question, seed) == (shuffled, right)
-
-
-def test_the_right_choice_stands_in_every_place_about_as_often() -> None:
-    questions = [Question(f"{n}?", "a", ("b", "c", "d")) for n in range(400)]
-    places = Counter(data.shuffled_choices(question, 0)[1] for question in questions)
-    assert set(places) == {0, 1, 2, 3} and min(places.values()) > 75
-    orders = {data.shuffled_choices(questions[0], seed)[0] for seed in range(200)}
-    assert len(orders) == 24
-
-
-def test_choices_need_wrong_answers() -> None:
-    with pytest.raises(ValueError, match="without wrong answers"):
-        data.shuffled_choices(Question("Who?", "Ann"), 0)
 
 
 def choice_rows(subject: str, count: int, first: int = 0) -> list[dict[str, Any]]:

@@ -17,13 +17,10 @@ Some rows of the released MMLU hold the same choice twice: these are left out an
 of a hub's row is in no message, since WMDP's must not be shown; messages give file and row.
 """
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice, zip_longest
 from typing import Any
-
-import numpy as np
 
 from unlearn_lib.assets import Asset, files_in, find_dataset, folder_sha256
 from unlearn_lib.datasets.files import EMBEDDED, check_columns, read_lines, read_table
@@ -121,32 +118,9 @@ def load(settings: ScienceData) -> ScienceSplits:
 
     Raises:
         CompanionError: a file missing or unreadable; a column missing; a row without four choices
-            or with an answer that is none of them; a subject that WMDP does not have; fewer rows
-            for rehearsal than are asked for.
+            or with an answer that is none of them; fewer rows for rehearsal than are asked for.
     """
     return (_released if settings.source == "wmdp" else _embedded)(settings)
-
-
-def shuffled_choices(question: Question, seed: int) -> tuple[tuple[str, ...], int]:
-    """Put the right answer of a question among the wrong ones.
-
-    Args:
-        question: with wrong answers (`perturbed_answer`).
-        seed: 0 or more; the order depends on it and on the question's text alone.
-
-    Returns:
-        The choices in their order, and where the right one is, counted from 0.
-
-    Raises:
-        ValueError: the question has no wrong answers.
-    """
-    if not question.perturbed_answer:
-        raise ValueError("A question without wrong answers has no choices.")
-    choices = (question.answer, *question.perturbed_answer)
-    digest = hashlib.sha256(question.question.encode()).digest()
-    random = np.random.default_rng([seed, int.from_bytes(digest[:8])])
-    order = random.permutation(len(choices)).tolist()
-    return tuple(choices[i] for i in order), order.index(0)
 
 
 def _embedded(settings: ScienceData) -> ScienceSplits:

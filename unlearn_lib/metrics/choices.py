@@ -22,11 +22,12 @@ pull alike."""
 def choice_accuracy(losses: ArrayLike, right: ArrayLike, seed: int = 0) -> Estimate:
     """Share of questions whose right choice is the likeliest, ECO's "top prob"; 0 to 1.
 
-    The likeliest choice has the lowest mean loss. Where m choices tie for it, the right one among
+    The likeliest choice has the lowest loss. Where m choices tie for it, the right one among
     them counts 1/m, as guessing between them would; the released code takes the first.
 
     Args:
-        losses: mean loss of each choice in nats per token, finite numbers [n, k], k >= 2.
+        losses: of each choice in nats, finite numbers [n, k], k >= 2; summed over its tokens in
+            experiment 3.
         right: which choice is right, whole numbers from 0 to k - 1, [n].
         seed: of the bootstrap, if there is one. Default 0.
 

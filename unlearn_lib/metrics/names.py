@@ -288,7 +288,7 @@ _METRICS = (
         "choice_accuracy",
         "share",
         "neither",
-        "Multiple-choice questions whose right choice has the lowest mean loss; chance is wanted "
+        "Multiple-choice questions whose right choice is the likeliest; chance is wanted "
         "on forget, high elsewhere.",
     ),
     Metric(
