@@ -32,16 +32,12 @@ SETTINGS = [*map(str, profile_files(PROFILE)), "requirements.lock"] + (
     [str(LOADED.book.data.file)] if BOOK else []
 )
 
-# Snakemake gives a job one thread unless told otherwise. Here a job alone has every core,
-# jobs side by side share them, and what the user set holds.
-THREADS = os.environ.get("OMP_NUM_THREADS")
-if THREADS is None and (workflow.cores or 1) > 1:
-    THREADS = max(1, (os.cpu_count() or 1) // workflow.cores)
-SET_THREADS = f"export OMP_NUM_THREADS={THREADS};" if THREADS else ""
+# A job alone has every core of the machine, jobs side by side share them, and what the user set
+# holds.
+CORES = workflow.cores or 1
 shell.prefix(
-    "set -euo pipefail; export PYTHONUNBUFFERED=1; unset OMP_NUM_THREADS GOTO_NUM_THREADS "
+    "set -euo pipefail; export PYTHONUNBUFFERED=1; unset GOTO_NUM_THREADS "
     "OPENBLAS_NUM_THREADS MKL_NUM_THREADS VECLIB_MAXIMUM_THREADS NUMEXPR_NUM_THREADS; "
-    f"{SET_THREADS} "
 )
 
 
@@ -72,6 +68,18 @@ def built_on(wildcards):
     return [f"{RESULTS}/notebooks/{name}.ipynb" for name in others]
 
 
+def shares_of(wildcards):
+    """How many of the cores' shares a job takes: the last one of a single seed takes them all."""
+    alone = sum(job.experiment == "eco" for job in JOBS.values()) == 1
+    return CORES if alone and built_on(wildcards) else 1
+
+
+def threads_of(wildcards, threads):
+    """How many threads a job computes with."""
+    given = os.environ.get("OMP_NUM_THREADS")
+    return given or max(1, (os.cpu_count() or 1) * threads // CORES)
+
+
 localrules: all, collect, figures
 
 
@@ -98,10 +106,12 @@ rule notebook:
         f"{RESULTS}/logs/{{job}}.log",
     benchmark:
         f"{RESULTS}/logs/{{job}}.tsv"
+    threads: shares_of
     params:
         arguments=arguments,
+        threads=threads_of,
     shell:
-        "echo {wildcards.job}; {RUN} notebook {params.arguments} --output {output:q} 2>&1 | tee {log:q}"
+        "export OMP_NUM_THREADS={params.threads}; echo {wildcards.job}; {RUN} notebook {params.arguments} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule collect:

@@ -121,7 +121,7 @@ def records(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _answers(found: models.LanguageModel, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-    return generation.continuations(found, prompts, NEW_TOKENS, BATCH)
+    return generation.continuations(found, prompts, NEW_TOKENS, BATCH, share=False)
 
 
 def _timed(call: Callable[..., Result], *given: Any) -> tuple[Result, float]:

@@ -1,6 +1,8 @@
 """Greedy answers and scored losses do not depend on how rows are batched."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -67,17 +69,32 @@ def test_an_answer_ends_at_the_end_token_and_shows_none(
     found = load_tiny("opt")
     generated = found.model.generate
 
-    def with_an_end(**named: Any) -> torch.Tensor:
-        rows = generated(**named)
-        rows[:, -2] = found.tokenizer.eos_token_id
-        rows[:, -1] = found.tokenizer.pad_token_id
-        return rows
+    def with_an_end(**named: Any) -> Any:
+        output = generated(**named)
+        output.sequences[:, -2] = found.tokenizer.eos_token_id
+        output.sequences[:, -1] = found.tokenizer.pad_token_id
+        return output
 
     found.model.generate = with_an_end
     for text in generation.answers(found, prompts, NEW_TOKENS):
         assert "</s>" not in text
         assert "<pad>" not in text
         assert text == text.strip()
+
+
+@pytest.mark.parametrize("architecture", ["opt", "llama", "gpt2"])
+@pytest.mark.parametrize("share", [True, False])
+def test_an_answer_that_ends_early_leaves_the_batch_and_changes_no_other(
+    architecture: str, share: bool, load_tiny: Load, prompts: list[tuple[int, ...]]
+) -> None:
+    found, long = load_tiny(architecture), 3 * generation.TOKENS_AT_ONCE - 3
+    whole = generation.continuations(found, prompts, long, share=False)
+    end, known = whole[1][generation.TOKENS_AT_ONCE + 1], found.tokenizer
+    ids = SimpleNamespace(eos_token_id=end, pad_token_id=known.pad_token_id, bos_token_id=0)
+    found = replace(found, tokenizer=ids)
+    expected = [row[: row.index(end)] if end in row else row for row in whole]
+    assert generation.continuations(found, prompts, long, share=share) == expected
+    assert len(set(map(len, expected))) > 1
 
 
 def test_no_prompts_give_no_answers(load_tiny: Load) -> None:

@@ -202,7 +202,7 @@ def _timed(
 ) -> tuple[list[list[int]], float]:
     encoded = [encoder.prompt(text) for text in prompts]
     began = time.perf_counter()
-    rows = generation.continuations(found, encoded, length, size)
+    rows = generation.continuations(found, encoded, length, size, share=False)
     return rows, time.perf_counter() - began
 
 
@@ -242,7 +242,9 @@ def _timed_at(width: int, guard: Guard, tokenizer: Any, texts: Sequence[str]) ->
         embedded = model.get_input_embeddings()(torch.zeros(len(texts), 64, dtype=torch.long))
         found.model.corrupted(embedded, parts)
         middle = time.perf_counter()
-        generation.continuations(LanguageModel(model, tokenizer), prompts, TIMED_TOKENS, len(texts))
+        generation.continuations(
+            LanguageModel(model, tokenizer), prompts, TIMED_TOKENS, len(texts), share=False
+        )
         plain.append(1000 * (time.perf_counter() - middle) / len(texts))
         guarded.append(1000 * (middle - began) / len(texts))
     parameters = sum(each.numel() for each in model.parameters())

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from unlearn_lib import assets, generation, metrics, models, scoring, training
 from unlearn_lib.batches import Example, TextEncoder
 from unlearn_lib.datasets import harmful as data
@@ -206,7 +208,8 @@ class HarmfulStages(Stages):
         def compute(folder: Path) -> dict[str, Any]:
             found = self._fresh(asset)
             if run is not None and self.model.lora is not None:
-                models.load_adapter(found, run.folder / "model")
+                merge = found.model.dtype == torch.float32
+                models.load_adapter(found, run.folder / "model", merge=merge)
             elif run is not None:
                 trained = assets.Asset(self.model_id, run.folder / "model", "run", run.key)
                 found = self._fresh(trained)
