@@ -19,6 +19,7 @@ from unlearn_lib.tables.common import (
     claims_of,
     method_labels,
     paper_note,
+    pick,
     place,
     pool,
     remedy,
@@ -94,12 +95,8 @@ def _chosen(
 ) -> pd.DataFrame:
     wanted = {"metric": metric, "split": split, "model": model, "scenario": scenario}
     if who in (BASE, IMPLANTED):
-        wanted |= {"stage": who}
-    else:
-        wanted |= {"stage": "unlearned", "method": who}
-    for column, value in wanted.items():
-        rows = rows[rows[column].eq(value)]
-    return rows
+        return pick(rows, **wanted, stage=who)
+    return pick(rows, **wanted, stage="unlearned", method=who)
 
 
 def worst_degenerate(rows: pd.DataFrame, model: str, who: str) -> Pooled | None:

@@ -18,6 +18,7 @@ from unlearn_lib.tables.common import (
     Pooled,
     check_columns,
     method_labels,
+    pick,
     place,
     pool,
     remedy,
@@ -130,11 +131,10 @@ class Part:
         return self._rows(metric, split, who)["value"].dropna().tolist()
 
     def _rows(self, metric: str, split: str, who: str) -> pd.DataFrame:
-        rows = self.rows
-        chosen = rows["metric"].eq(metric) & rows["split"].eq(split)
+        wanted = {"metric": metric, "split": split}
         if who in STAGES:
-            return rows[chosen & rows["stage"].eq(who)]
-        return rows[chosen & rows["stage"].eq("unlearned") & rows["method"].eq(who)]
+            return pick(self.rows, **wanted, stage=who)
+        return pick(self.rows, **wanted, stage="unlearned", method=who)
 
     def shown(self, labels: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return who was measured and under what name: the stages first, then the methods."""

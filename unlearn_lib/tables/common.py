@@ -14,13 +14,17 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
 from unlearn_lib.errors import CompanionError
 from unlearn_lib.metrics.tidy import COLUMNS
 
+FAST_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 CLAIM_KEYS = "id paper place statement metric stage model value unit tolerance judged_in".split()
+POOLED = ["seed", "value", "low", "high", "n"]
+"""The columns that `pool` reads."""
 LATEX_SYMBOLS = {
     "β": r"$\beta$",
     "γ": r"$\gamma$",
@@ -112,16 +116,30 @@ def method_labels(rows: pd.DataFrame, labels: Mapping[str, str] | None = None) -
     return ordered | {name: name for name in present if name not in ordered}
 
 
+def pick(rows: pd.DataFrame, **wanted: str) -> pd.DataFrame:
+    """Return what `pool` reads of the rows whose columns have the wanted values.
+
+    On arrays, and without the columns of text: taking whole rows of a frame costs five times this.
+    """
+    chosen = np.ones(len(rows), dtype=bool)
+    for column, value in wanted.items():
+        chosen &= np.asarray(rows[column].array == value, dtype=bool)
+    places = np.flatnonzero(chosen)
+    return pd.DataFrame({name: rows[name].to_numpy()[places] for name in POOLED})
+
+
 def pool(chosen: pd.DataFrame, what: str) -> Pooled | None:
     """Pool the seeds of one number, a row a seed; None without a value.
 
     Raises `CompanionError` that names `what` when one seed has two rows, which would mix two
     things in one mean.
     """
-    chosen = chosen[chosen["value"].notna()]
+    known = chosen["value"].notna()
+    if not known.all():
+        chosen = chosen[known]
     if chosen.empty:
         return None
-    if chosen["seed"].astype(str).duplicated().any():
+    if len(chosen) > 1 and chosen["seed"].astype(str).duplicated().any():
         raise CompanionError(
             f"The tidy table has two values of {what} and one seed; keep one split of it."
         )
@@ -149,7 +167,7 @@ def show(found: Pooled | None, decimals: int = 1) -> str:
 def read_claims(path: Path) -> list[dict[str, Any]]:
     """Read the papers' reported numbers from `claims.yaml`; each entry has every key."""
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+        entries = yaml.load(path.read_text(encoding="utf-8"), Loader=FAST_YAML)
     except FileNotFoundError:
         raise CompanionError(f"There is no {path.name} at {path}; restore it from git.") from None
     except yaml.YAMLError as error:

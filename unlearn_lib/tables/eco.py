@@ -19,6 +19,7 @@ from unlearn_lib.tables.common import (
     Pooled,
     check_columns,
     method_labels,
+    pick,
     place,
     pool,
     remedy,
@@ -134,11 +135,11 @@ class EcoPart:
         return self._rows(metric, split, who)["value"].dropna().tolist()
 
     def _rows(self, metric: str, split: str, who: str) -> pd.DataFrame:
-        chosen = self.rows["metric"].eq(metric) & self.rows["split"].eq(split)
+        wanted = {"metric": metric, "split": split}
         if who in STAGES:
-            return self.rows[chosen & self.rows["stage"].eq(who)]
+            return pick(self.rows, **wanted, stage=who)
         stage = "guarded" if who in GUARDS else "unlearned"
-        return self.rows[chosen & self.rows["stage"].eq(stage) & self.rows["method"].eq(who)]
+        return pick(self.rows, **wanted, stage=stage, method=who)
 
 
 def eco_rows(frame: pd.DataFrame, profile_name: str = "") -> pd.DataFrame:

@@ -20,6 +20,7 @@ from unlearn_lib.tables.common import (
     claims_of,
     method_labels,
     paper_note,
+    pick,
     place,
     pool,
     remedy,
@@ -104,10 +105,9 @@ def estimate(rows: pd.DataFrame, metric: str, model: str, method: str) -> Pooled
     if metric == "perplexity_ratio":
         found, base = (estimate(rows, "retain_perplexity", model, who) for who in (method, BASE))
         return found.scaled(1 / base.value) if found and base else None
-    chosen = rows[rows["metric"].eq(metric) & rows["model"].eq(model)]
-    chosen = chosen[chosen["scenario"].eq(SCENARIOS[metric])]
-    chosen = chosen[chosen["stage"].eq("base") if method == BASE else chosen["method"].eq(method)]
-    return pool(chosen, f"{metric} for {model}, {method}")
+    wanted = {"metric": metric, "model": model, "scenario": SCENARIOS[metric]}
+    wanted |= {"stage": "base"} if method == BASE else {"method": method}
+    return pool(pick(rows, **wanted), f"{metric} for {model}, {method}")
 
 
 def table_one(
