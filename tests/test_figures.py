@@ -1,6 +1,7 @@
 """Figures: the same bytes twice, every method drawn, and one-sentence errors."""
 
 import json
+import re
 from pathlib import Path
 
 import matplotlib as mpl
@@ -11,8 +12,10 @@ from test_tables import LABELS, tidy
 
 from unlearn_lib import figures
 from unlearn_lib.errors import CompanionError
+from unlearn_lib.figures.style import plain_ticks, set_p_values, settle
 
 PROVENANCE = {"git": {"commit": "abc1234def", "dirty": False}}
+FOOTER = "bars: 95 % intervals · profile laptop · commit abc1234 · 1 seed"
 
 
 def histories() -> dict[str, pd.DataFrame]:
@@ -63,7 +66,7 @@ def test_every_method_has_its_row_and_the_panels_their_units() -> None:
         "Perplexity, retained\n(× before)\nn = 200 texts",
         "Similarity to\nbefore (cosine)\nn = 60 prompts",
     ]
-    assert figure.get_supxlabel() == "profile laptop · commit abc1234 · seeds 1"
+    assert figure.get_supxlabel() == FOOTER
 
 
 def test_a_broken_model_is_marked_and_off_scale_values_are_written_out() -> None:
@@ -119,8 +122,64 @@ def test_a_notebook_shows_figures_without_a_backend() -> None:
 def test_a_changed_tree_is_marked_in_the_footer() -> None:
     rows = tidy(1, 3)
     text = figures.footer(rows, "smoke", {"git": {"commit": "abc1234def", "dirty": True}})
-    assert text == "profile smoke · commit abc1234+ · seeds 3"
+    assert text == "profile smoke · commit abc1234+ · 3 seeds"
     assert "commit unknown" in figures.footer(rows, "smoke", {"git": {"commit": None}})
+
+
+def test_with_several_seeds_the_footer_tells_what_points_and_bars_are() -> None:
+    figure = figures.harmful_rate_figure(tidy(1, 3), "laptop", PROVENANCE, LABELS)
+    assert figure.get_supxlabel() == (
+        "points: means of 3 seeds · bars: span of their 95 % intervals · "
+        "profile laptop · commit abc1234 · 3 seeds"
+    )
+
+
+def test_a_legend_holds_only_marks_that_are_drawn() -> None:
+    frame = tidy()
+    figure = figures.harmful_rate_figure(frame, labels=LABELS)
+    assert "after, not within limits" in [text.get_text() for text in figure.legends[0].texts]
+    sound = frame[~frame["method"].isin(list(LABELS)[:2])]
+    texts = figures.harmful_rate_figure(sound, labels=LABELS).legends[0].texts
+    assert "after, not within limits" not in [text.get_text() for text in texts]
+
+
+def test_a_settled_figure_stays_as_it_is() -> None:
+    figure = figures.harmful_rate_figure(tidy(), labels=LABELS)
+    settle(figure)
+    before = [axes.get_position().bounds for axes in figure.axes]
+    settle(figure)
+    figure.draw_without_rendering()
+    assert [axes.get_position().bounds for axes in figure.axes] == before
+    assert all(round(end, 5) == end for axes in figure.axes for end in axes.get_position().bounds)
+
+
+def test_clips_are_numbered_and_not_named_by_a_hash(tmp_path: Path) -> None:
+    paths = figures.draw_all(tidy(), tmp_path, "laptop", PROVENANCE)
+    text = next(path for path in paths if path.suffix == ".svg").read_text()
+    assert 'clip-path="url(#clip1)"' in text and 'id="clip1"' in text
+    assert not re.search(r'(url\(#|id=")p[0-9a-f]{10}', text)
+
+
+def test_logarithmic_axes_have_two_ticks_at_least() -> None:
+    for limits, texts in (((1, 1000), ["1", "10", "100", "1k"]), ((2, 40), ["3", "10", "30"])):
+        axes = figures.Picture().subplots()
+        axes.set_xscale("log")
+        axes.set_xlim(*limits)
+        ticks = plain_ticks(axes.xaxis, 3)
+        assert sorted(ticks) == [at for at in axes.get_xticks() if limits[0] <= at <= limits[1]]
+        assert [ticks[at] for at in sorted(ticks)] == texts
+
+
+def test_p_values_reach_from_one_to_the_least() -> None:
+    for known, texts in (
+        ([1, 0.2], ["−2", "−1", "0"]),
+        ([3e-5, 1], ["−5", "−2", "0"]),
+        ([1e-40], ["−12", "−6", "0"]),
+    ):
+        axes = figures.Picture().subplots()
+        set_p_values(axes, known)
+        assert [tick.get_text() for tick in axes.get_xticklabels()] == texts
+        assert axes.get_xlim()[0] < max(min(known), 1e-12)
 
 
 def test_loss_curves_leave_out_what_a_method_lacks() -> None:

@@ -74,7 +74,9 @@ def test_every_method_has_its_number_in_both_panels() -> None:
     assert len(numbers(normal)) == 9
     shown = [text.get_text() for text in names.get_legend().get_texts()]
     assert shown == [f"{n}  {label}" for n, label in enumerate(LABELS.values(), 1)]
-    assert figure.get_supxlabel() == "profile laptop · commit abc1234 · seeds 1"
+    assert figure.get_supxlabel() == (
+        "n: passages or prompts · bars: 95 % intervals · profile laptop · commit abc1234 · 1 seed"
+    )
 
 
 @pytest.mark.parametrize("change", [zeros, lambda frame: frame, lambda f: f[f["split"] != "kept"]])

@@ -80,7 +80,9 @@ def test_a_panel_per_scenario_and_a_number_per_method() -> None:
     texts = [text.get_text() for text in keys]
     assert texts[0] == "1  GA + GD" and texts[15] == "16  LLMU"
     assert texts[20:] == ["base: untaught", "implanted: taught all", "reference: retain only"]
-    assert figure.get_supxlabel() == "profile laptop · commit abc1234 · seeds 1"
+    assert figure.get_supxlabel() == (
+        "n: questions · bars: 95 % intervals · profile laptop · commit abc1234 · 1 seed"
+    )
 
 
 def test_a_methods_place_colour_and_marker_in_the_grid() -> None:

@@ -15,7 +15,7 @@ from test_tables_closer_look import row
 
 from unlearn_lib import figures
 from unlearn_lib.errors import CompanionError
-from unlearn_lib.figures.eco_panels import power_text
+from unlearn_lib.figures.style import power_text
 
 LABELS = {
     "ga": "GA",
@@ -222,7 +222,10 @@ def test_nothing_covers_anything_and_text_is_at_least_eight_points(
     assert max(box.x1 for box in labels) <= figure.bbox.x1
     sizes = [text.get_fontsize() for text in figure.findobj(mpl.text.Text) if text.get_text()]
     assert min(sizes) >= 8
-    assert figure.get_supxlabel() == "profile laptop · commit abc1234 · seeds 2"
+    assert figure.get_supxlabel() == (
+        "n of each seed: questions · points: means of 2 seeds · bars: span of their 95 % intervals\n"
+        "profile laptop · commit abc1234 · 2 seeds"
+    )
 
 
 def test_a_numbered_point_per_guard_and_method(drawn: dict[str, Figure]) -> None:
@@ -355,7 +358,7 @@ def test_few_numbers_without_intervals_are_drawn() -> None:
     few = frame[frame["stage"].eq("guarded") & frame["metric"].ne("meteor")]
     for name, make in MAKERS.items():
         figure = make(few, "smoke")
-        assert "seeds 1" in figure.get_supxlabel()
+        assert "1 seed" in figure.get_supxlabel()
         assert len(panels(figure)) == {"eco_book": 5}.get(name, len(panels(figure)))
 
 

@@ -6,11 +6,12 @@ the same bytes. Seeds are pooled as `unlearn_lib.tables.common` says. Figures ar
 objects, so that no backend is forced on a notebook.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from unlearn_lib import tables
 from unlearn_lib.figures.book import book_methods_figure
@@ -55,10 +56,11 @@ __all__ = [
     "harmful_rate_figure",
     "implant_curve_figure",
     "loss_curves_figure",
+    "of_experiment",
     "save_figure",
 ]
 
-FIGURES = {
+FIGURES: dict[str, dict[str, Callable[..., Figure]]] = {
     "harmful": {"harmful_rate": harmful_rate_figure},
     "book": {"book_tradeoff": book_tradeoff_figure, "book_methods": book_methods_figure},
     "tofu": {
@@ -92,6 +94,16 @@ NEEDS = {
 """Figures of one scenario, which a profile need not run: they are drawn where it does."""
 
 
+def of_experiment(experiment: str, rows: pd.DataFrame) -> dict[str, Callable[..., Figure]]:
+    """Return the figures of an experiment whose scenario is among its rows, by name."""
+    scenarios = rows["scenario"].drop_duplicates()
+    return {
+        name: figure_of
+        for name, figure_of in FIGURES[experiment].items()
+        if scenarios.str.startswith(NEEDS.get(name, "")).any()
+    }
+
+
 def draw_all(
     frame: pd.DataFrame,
     folder: Path,
@@ -109,9 +121,7 @@ def draw_all(
     paths = []
     for experiment, rows in tables.experiments_in(frame, FIGURES, profile_name).items():
         own_labels = (labels or {}).get(experiment)
-        for name, figure_of in FIGURES[experiment].items():
-            if not rows["scenario"].str.startswith(NEEDS.get(name, "")).any():
-                continue
+        for name, figure_of in of_experiment(experiment, rows).items():
             figure = figure_of(rows, profile_name, provenance, own_labels)
             paths += save_figure(figure, folder, name, details, rows)
     return paths

@@ -29,8 +29,10 @@ from unlearn_lib.figures.style import (
     count,
     draw_point,
     ends,
-    footer,
+    legend,
     legend_mark,
+    plain_ticks,
+    sign,
     wrapped,
 )
 from unlearn_lib.tables.book import (
@@ -45,6 +47,7 @@ from unlearn_lib.tables.common import Pooled, remedy
 PERPLEXITY_SPAN = 1000
 STAGES = {BASE: "Base: never taught", IMPLANTED: "Implanted: taught"}
 ANSWERED = ("forget", "kept", "normal")
+COUNTED = "passages or prompts"
 STAGE_MARKS = {BASE: "s", IMPLANTED: "^"}
 
 
@@ -62,22 +65,26 @@ class Reading:
             found = Pooled(1.0, math.nan, math.nan, None, 1)
         return found and found.scaled(factor)
 
-    def mark(self, who: str) -> tuple[str, str]:
-        """Return marker and colour; a cross unless few degenerate answers are known.
+    def marks(self, names: Iterable[str]) -> dict[str, tuple[str, str]]:
+        """Return marker and colour of each; a cross unless few degenerate answers are known.
 
         Few: at most `DEGENERATE_LIMIT`, or no more than the base model's interval reaches to: a
         small base model may loop on strange prose by itself.
         """
-        if who in STAGE_MARKS:
-            return STAGE_MARKS[who], BEFORE
-        found, base = ({split: self.of("degenerate_share", split, one) for split in ANSWERED}
-                       for one in (who, BASE))  # fmt: skip
-        known = {split: each for split, each in found.items() if each}
-        sound = known and all(
-            each.value <= max(DEGENERATE_LIMIT, other.high if (other := base[split]) else 0.0)
-            for split, each in known.items()
-        )
-        return ("o", SOUND) if sound else ("X", BROKEN)
+        base = self._degenerate(BASE)
+        limits = {split: max(DEGENERATE_LIMIT, each.high) for split, each in base.items()}
+        marks = {}
+        for who in names:
+            known = {} if who in STAGE_MARKS else self._degenerate(who)
+            sound = known and all(
+                each.value <= limits.get(split, DEGENERATE_LIMIT) for split, each in known.items()
+            )
+            marks[who] = ("o", SOUND) if sound else ("X", BROKEN)
+        return marks | {who: (STAGE_MARKS[who], BEFORE) for who in marks if who in STAGE_MARKS}
+
+    def _degenerate(self, who: str) -> dict[str, Pooled]:
+        found = {split: self.of("degenerate_share", split, who) for split in ANSWERED}
+        return {split: each for split, each in found.items() if each}
 
 
 @dataclass(frozen=True)
@@ -122,13 +129,6 @@ def measured(rows: pd.DataFrame, metric: str, splits: Iterable[str]) -> bool:
     return bool(rows.loc[chosen, "value"].notna().any())
 
 
-def sign(
-    figure: Figure, rows: pd.DataFrame, profile_name: str, provenance: Mapping[str, Any] | None
-) -> None:
-    text = footer(rows, profile_name, provenance)
-    figure.supxlabel(text, x=0.995, ha="right", size=8, color="#555555")
-
-
 def method_marks() -> list[Line2D]:
     limit = spaced(f"{DEGENERATE_LIMIT:.0%}")
     return [
@@ -165,13 +165,15 @@ def book_methods_figure(
         )
         for line, (model, present) in zip(grid, shown.items(), strict=True):
             places = {who: -float(place) for place, who in enumerate(present)}
+            reading = Reading(rows, model)
+            marks = reading.marks(places)
             for axes, measure in zip(line, measures, strict=True):
-                _measure_panel(axes, Reading(rows, model), measure, places)
+                _measure_panel(axes, reading, measure, places, marks)
             line[0].set_yticks(list(places.values()), [wrapped(each) for each in present.values()])
             line[0].set_ylim(-len(present) + 0.3, 0.6)
             line[0].set_title(model.rsplit("/", 1)[-1], loc="left", weight="bold")
         _methods_legend(figure, kept=measured(rows, "verbatim_share", ["kept"]))
-        sign(figure, rows, profile_name, provenance)
+        sign(figure, rows, profile_name, provenance, COUNTED)
     return figure
 
 
@@ -180,7 +182,11 @@ def _row_height(present: Mapping[str, str]) -> float:
 
 
 def _measure_panel(
-    axes: Axes, reading: Reading, measure: Measure, places: Mapping[str, float]
+    axes: Axes,
+    reading: Reading,
+    measure: Measure,
+    places: Mapping[str, float],
+    marks: Mapping[str, tuple[str, str]],
 ) -> None:
     found = {
         (who, split): each
@@ -201,7 +207,7 @@ def _measure_panel(
         if below:
             _hollow_point(axes, each, places[who] - below, *BELOW[split])
         else:
-            draw_point(axes, each, places[who], *reading.mark(who), unit="")
+            draw_point(axes, each, places[who], *marks[who], unit="")
     axes.set_xlabel(f"{measure.label}\n{count(found.values())}")
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0)
@@ -220,21 +226,13 @@ def _measure_limits(axes: Axes, measure: Measure, found: Mapping[tuple[str, str]
         low = min((end for end in known if end > 0), default=1.0)
         high = min(max(known, default=10.0), PERPLEXITY_SPAN * low)
         axes.set_xlim(low / 1.3, max(1.3 * high, 12 * low))
-        _plain_log_ticks(axes)
+        plain_ticks(axes.xaxis, 3)
     elif measure.factor == 100:
         highest = max(known, default=0.0)
         axes.set_xlim(-0.03 * highest - 0.5, min(107, max(25, highest + 7)))
     else:
         axes.set_xlim(min([0.0, *(end - 0.05 for end in known)]), 1.05)
         axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-
-
-def _plain_log_ticks(axes: Axes) -> None:
-    low, high = axes.get_xlim()
-    powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
-    texts = {10**p: f"{10 ** (p - 3)}k" if p > 2 else f"{10**p:g}" for p in powers}
-    axes.set_xticks(list(texts), list(texts.values()))
-    axes.minorticks_off()
 
 
 def _methods_legend(figure: Figure, kept: bool) -> None:
@@ -249,5 +247,4 @@ def _methods_legend(figure: Figure, kept: bool) -> None:
         *([legend_mark("D", CONTROL, "the same, chapters to keep", **hollow)] if kept else []),
         legend_mark("o", CONTROL, "the same, normal prompts", **hollow),
     ]
-    place = {"loc": "outside upper center", "ncols": 3, "frameon": False}
-    figure.legend(handles=handles, handletextpad=0.4, handlelength=1.5, **place)
+    legend(figure, handles)

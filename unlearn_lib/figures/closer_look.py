@@ -13,7 +13,6 @@ from matplotlib.gridspec import GridSpec, GridSpecFromSubplotSpec
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-from unlearn_lib.figures.book import sign
 from unlearn_lib.figures.placing import Label, place_labels
 from unlearn_lib.figures.style import (
     BEFORE,
@@ -23,6 +22,8 @@ from unlearn_lib.figures.style import (
     count,
     ends,
     legend_mark,
+    settle,
+    sign,
 )
 from unlearn_lib.tables.closer_look import (
     BASE,
@@ -126,8 +127,8 @@ def closer_look_grid_figure(
             for pair in _model_row(grid, line, group, numbers)
         ]
         _grid_legend(figure)
-        sign(figure, rows, profile_name, provenance)
-        figure.draw_without_rendering()
+        sign(figure, rows, profile_name, provenance, "questions")
+        settle(figure)
         for axes, points in drawn:
             place_labels(axes, points)
     return figure
@@ -147,8 +148,8 @@ def _canvas(
     axes = figure.add_subplot(grid[-1, :])
     axes.axis("off")
     place = {"loc": "center", "ncols": columns, "frameon": False, "borderpad": 0}
-    legend = axes.legend(handles=handles, handlelength=1, labelspacing=0.3, **place)
-    legend.set_in_layout(False)
+    key = axes.legend(handles=handles, handlelength=1, labelspacing=0.3, **place)
+    key.set_in_layout(False)
     return figure, grid
 
 
@@ -211,11 +212,14 @@ def _point(axes: Axes, who: str, mu: Pooled, fe: Pooled, numbers: Mapping[str, i
 
 def _stage_handles(present: Iterable[str]) -> list[Line2D]:
     hollow = {"mfc": "white", "mew": 1.1}
-    return [
+    marks = [
         legend_mark(STAGE_MARKS[stage], BEFORE, STAGE_NAMES[stage], **hollow)
         for stage in STAGES
         if stage in present
     ]
+    for mark in marks:
+        mark.set_markersize(8 if mark.get_marker() == "*" else 5)
+    return marks
 
 
 def _grid_legend(figure: Figure) -> None:

@@ -12,7 +12,6 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from unlearn_lib.errors import CompanionError
-from unlearn_lib.figures.book import sign
 from unlearn_lib.figures.closer_look import Look, methods_in, model_name
 from unlearn_lib.figures.style import (
     BAND,
@@ -25,6 +24,7 @@ from unlearn_lib.figures.style import (
     Picture,
     count,
     ends,
+    sign,
 )
 from unlearn_lib.tables.closer_look import IMPLANTED, Part, closer_look_rows, parts, tasks
 from unlearn_lib.tables.common import Pooled, remedy
@@ -63,7 +63,7 @@ def closer_look_continual_figure(
                 banded |= _task_panel(axes, metric, numbered, before.get(model), names)
             line[0].set_title(model_name(model), loc="left", weight="bold")
         _lines_legend(figure, names, banded)
-        sign(figure, rows, profile_name, provenance)
+        sign(figure, rows, profile_name, provenance, "questions")
     return figure
 
 
@@ -117,7 +117,7 @@ def _lines_legend(figure: Figure, names: Mapping[str, str], banded: bool) -> Non
         style = {"ls": dashes, "lw": 1, "ms": 5, "mew": 0.5, "mec": "white"}
         handles.append(Line2D([], [], color=look.colour, marker=look.marker, label=name, **style))
     if banded:
-        handles.append(Patch(color=BAND, lw=0, label="implanted"))
+        handles.append(Patch(color=BAND, lw=0, label="implanted, 95 % interval"))
     place_of = {"loc": "outside upper center", "frameon": False, "ncols": 4 + (len(handles) == 5)}
     figure.legend(handles=handles, handlelength=2.6, **place_of)
 

@@ -1,7 +1,7 @@
 """The overview of experiment 4: every measure of every method, fictitious authors."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 
 from unlearn_lib.errors import CompanionError
-from unlearn_lib.figures.book import sign, spaced
+from unlearn_lib.figures.book import spaced
 from unlearn_lib.figures.closer_look import STAGE_MARKS, model_name, short
 from unlearn_lib.figures.style import (
     BAND,
@@ -22,13 +22,17 @@ from unlearn_lib.figures.style import (
     BROKEN,
     CONTROL,
     DEGENERATE_LIMIT,
+    FLOOR,
     SOUND,
     STYLE,
     WIDTH_INCHES,
     Picture,
     count,
     draw_point,
+    legend,
     legend_mark,
+    set_p_values,
+    sign,
 )
 from unlearn_lib.tables.closer_look import (
     KEPT,
@@ -40,7 +44,6 @@ from unlearn_lib.tables.closer_look import (
 )
 from unlearn_lib.tables.common import Pooled, remedy
 
-FLOOR = 1e-12
 ROW_HEIGHT = 0.17
 MOST_COLUMNS = 7
 
@@ -108,7 +111,7 @@ def closer_look_methods_figure(
             if place % len(lines) == 0:
                 axes_row[0].set_title(model_name(part.model), loc="left", weight="bold")
         _methods_legend(figure, {stage for names in shown for stage in STAGES if stage in names})
-        sign(figure, rows, profile_name, provenance)
+        sign(figure, rows, profile_name, provenance, "questions")
     return figure
 
 
@@ -146,34 +149,30 @@ def _measure_panel(
 ) -> None:
     first, *others = measure.splits
     found = {who: each for who in heights if (each := part.of(measure.metric, first, who))}
-    _scale(axes, measure)
+    _scale(axes, measure, [each.value for each in found.values()])
     exact = found.get(REFERENCE)
     if exact and not measure.logarithmic:
         axes.axvspan(exact.low, exact.high, color=BAND, lw=0, zorder=0.5)
         axes.axvline(exact.value, color=BAND_LINE, lw=0.8, zorder=0.6)
-    for split in others:
-        for who, height in heights.items():
-            kept = part.of(measure.metric, split, who)
-            if kept:
-                _hollow(axes, kept, height - 0.25)
+    kept = {who: each for split in others for who in heights
+            if (each := part.of(measure.metric, split, who))}  # fmt: skip
+    for who, each in kept.items():
+        _hollow(axes, each, heights[who] - 0.25)
     for who, each in found.items():
         lift = 0.15 if others else 0.0
         if measure.logarithmic:
             _quality(axes, each, heights[who], *marks[who])
         else:
             draw_point(axes, each, heights[who] + lift, *marks[who], unit="")
-    axes.set_xlabel(f"{measure.label}\n{count(found.values())}")
+    axes.set_xlabel(f"{measure.label}\n{count([*found.values(), *kept.values()])}")
     axes.grid(axis="x")
     axes.grid(axis="y", color="#f3f3f3")
     axes.tick_params(axis="y", length=0)
 
 
-def _scale(axes: Axes, measure: Measure) -> None:
+def _scale(axes: Axes, measure: Measure, known: Iterable[float]) -> None:
     if measure.logarithmic:
-        axes.set_xscale("log")
-        axes.set_xlim(FLOOR / 4, 8)
-        axes.set_xticks([1e-12, 1e-6, 1], ["−12", "−6", "0"])
-        axes.minorticks_off()
+        set_p_values(axes, known)
     else:
         axes.set_xlim(-0.06, 1.06)
         axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
@@ -204,5 +203,4 @@ def _methods_legend(figure: Figure, present: set[str]) -> None:
     ]
     if REFERENCE in present:
         handles.append(Patch(color=BAND, lw=0, label="reference, 95 % interval"))
-    place = {"loc": "outside upper center", "ncols": 3, "frameon": False}
-    figure.legend(handles=handles, handletextpad=0.5, handlelength=1.5, **place)
+    legend(figure, handles)

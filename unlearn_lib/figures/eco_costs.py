@@ -14,13 +14,12 @@ from unlearn_lib.figures.eco_panels import (
     Scale,
     finish,
     label_rows,
-    legend,
     panel_grid,
     point,
     set_scale,
 )
 from unlearn_lib.figures.eco_scenes import TASK_NAMES, Scene, scenes, signed
-from unlearn_lib.figures.style import SERIES, STYLE, ends, legend_mark
+from unlearn_lib.figures.style import SERIES, STYLE, ends, legend, legend_mark
 from unlearn_lib.tables.common import Pooled
 
 TASK_MARKS = dict(zip(TASK_NAMES, zip("osD", SERIES[:3], strict=True), strict=True))
@@ -78,7 +77,7 @@ def eco_costs_figure(
             label_rows(line[0], list(each.values()))
             line[0].set_title(model_name(scene.model), loc="left", weight="bold")
         legend(figure, [legend_mark(*TASK_MARKS[task], TASK_NAMES[task]) for task in tasks])
-        signed(figure, found, profile_name, provenance)
+        signed(figure, found, profile_name, provenance, "prompts; 1: measured as a whole")
     return figure
 
 

@@ -13,7 +13,6 @@ from matplotlib.lines import Line2D
 
 from unlearn_lib.errors import CompanionError
 from unlearn_lib.figures.closer_look import model_name
-from unlearn_lib.figures.eco_panels import legend, plain_ticks
 from unlearn_lib.figures.eco_scenes import GUARD_MARKS, TASK_NAMES, Scene, scenes, signed
 from unlearn_lib.figures.placing import Label, place_labels
 from unlearn_lib.figures.style import (
@@ -26,7 +25,10 @@ from unlearn_lib.figures.style import (
     WIDTH_INCHES,
     Picture,
     count,
+    legend,
     legend_mark,
+    plain_ticks,
+    settle,
 )
 from unlearn_lib.tables.closer_look import BASE
 from unlearn_lib.tables.common import Pooled, remedy
@@ -67,8 +69,8 @@ def eco_search_figure(
             _row_title(line[0], model_name(scene.model))
             line[0].set_ylabel("Objective: gap to the\nretained state, ← lower is better")
         legend(figure, _search_handles(seeds), columns=5)
-        signed(figure, found, profile_name, provenance)
-        figure.draw_without_rendering()
+        signed(figure, found, profile_name, provenance, counted="", bars=False)
+        settle(figure)
         for axes, placed in drawn:
             place_labels(axes, placed)
     return figure
@@ -86,7 +88,7 @@ def _search_handles(seeds: Sequence[str]) -> list[Line2D]:
     ]
     if len(seeds) == 1:
         handles[0].set_label("steps of the search: first, best and last numbered")
-    best = legend_mark("*", GOAL, "best")
+    best = legend_mark("*", CONTROL, "best")
     best.set_markersize(11)
     return [*handles, best]
 
@@ -118,7 +120,7 @@ def _search_panel(
         strength, objective = path["strength"], path["objective"]
         axes.plot(strength, objective, marker="o", ms=4, mew=0, lw=0.9, **_look(seeds.index(seed)))
         chosen = path.loc[objective.idxmin()]
-        star = {"color": GOAL, "ms": 11, "mec": "white", "mew": 0.5, "zorder": 4}
+        star = {"color": CONTROL, "ms": 11, "mec": "white", "mew": 0.5, "zorder": 4}
         axes.plot(chosen["strength"], chosen["objective"], "*", **star)
         best.append(f"{chosen['strength']:.3g}")
         if len(seeds) == 1:
@@ -182,7 +184,7 @@ def eco_scaling_figure(
         ]
         handles[1].set_markersize(9)
         legend(figure, handles)
-        signed(figure, found, profile_name, provenance)
+        signed(figure, found, profile_name, provenance, "timings")
     return figure
 
 

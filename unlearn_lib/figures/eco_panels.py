@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
@@ -19,6 +18,7 @@ from unlearn_lib.figures.style import (
     BAND,
     BAND_LINE,
     CONTROL,
+    FLOOR,
     LIMIT,
     STYLE,
     WIDTH_INCHES,
@@ -26,11 +26,15 @@ from unlearn_lib.figures.style import (
     count,
     draw_point,
     ends,
+    legend,
+    plain_ticks,
+    set_p_values,
 )
 from unlearn_lib.tables.common import Pooled
 
-FLOOR, ALPHA = 1e-12, 0.05
+ALPHA = 0.05
 SPAN = 1000
+MOST_LETTERS = 9
 DASHED = (0, (4, 2))
 HOLLOW = {"marker": "D", "mfc": "white", "mec": CONTROL, "mew": 0.7, "ms": 3.2}
 
@@ -112,7 +116,8 @@ def dot_figure(
         present = [(block.scene, who) for block in blocks for who in block.names]
         keys = handles_of(present, blocks[0].judged)
         legend(figure, [*keys, *_band_handle(blocks), *handles])
-        signed(figure, [block.scene for block in blocks], profile_name, provenance)
+        counted = "passages" if blocks[0].scene.scenario == "book" else "questions"
+        signed(figure, [block.scene for block in blocks], profile_name, provenance, counted)
     return figure
 
 
@@ -129,12 +134,6 @@ def label_rows(axes: Axes, names: Sequence[str]) -> None:
     """Write the names of rows, the first on top."""
     axes.set_yticks([-float(place) for place in range(len(names))], names)
     axes.set_ylim(-len(names) + 0.4, 0.6)
-
-
-def legend(figure: Figure, handles: Sequence[Line2D | Patch], columns: int = 3) -> None:
-    """Draw a legend above the panels."""
-    place = {"loc": "outside upper center", "ncols": columns, "frameon": False}
-    figure.legend(handles=list(handles), handletextpad=0.5, handlelength=1.5, **place)
 
 
 def band(axes: Axes, found: Pooled | None) -> None:
@@ -167,7 +166,7 @@ def _panel(
     lift = 0.14 if measure.hollow else 0.0
     for who, each in filled.items():
         point(axes, measure.scale, each, heights[who] + lift, marks[who])
-    finish(axes, measure.label, filled.values())
+    finish(axes, measure.label, [*filled.values(), *hollow.values()])
 
 
 def finish(axes: Axes, label: str, found: Iterable[Pooled]) -> None:
@@ -217,10 +216,7 @@ def set_scale(axes: Axes, scale: Scale, known: Sequence[float]) -> None:
         axes.set_xlim(low - 0.06 * (high - low), high + 0.06 * (high - low))
         axes.xaxis.set_major_locator(MaxNLocator(3))
     elif scale == "quality":
-        axes.set_xscale("log")
-        axes.set_xlim(FLOOR / 4, 8)
-        axes.set_xticks([1e-12, 1e-6, 1], ["−12", "−6", "0"])
-        axes.minorticks_off()
+        set_p_values(axes, known)
     else:
         _set_logarithmic(axes, scale, [each for each in known if each > 0] or [1.0, 10.0])
 
@@ -238,24 +234,6 @@ def _set_logarithmic(axes: Axes, scale: Scale, known: Sequence[float]) -> None:
     step = (high / low) ** 0.08
     axes.set_xlim(low / step**10, high * step)
     ticks = plain_ticks(axes.xaxis, 2, low)
+    if sum(map(len, ticks.values())) > MOST_LETTERS:
+        ticks = plain_ticks(axes.xaxis, 1, low)
     axes.set_xticks([low / step**8, *ticks], ["none", *ticks.values()])
-
-
-def plain_ticks(axis: Axis, most: int, least: float = 0.0) -> dict[float, str]:
-    """Write powers of ten as `1`, `10k`, `1M`, at most about `most`, from `least` upwards."""
-    ends_of = sorted(axis.get_view_interval())
-    first = math.ceil(math.log10(max(ends_of[0], least)) - 1e-9)
-    last = math.floor(math.log10(ends_of[1]) + 1e-9)
-    step = max(1, math.ceil((last - first) / most))
-    ticks = {10.0**power: power_text(power) for power in range(first, last + 1, step)}
-    axis.set_ticks(list(ticks), labels=list(ticks.values()))
-    axis.set_tick_params(which="minor", length=0)
-    axis.set_minor_locator(mpl.ticker.NullLocator())
-    return ticks
-
-
-def power_text(power: int) -> str:
-    """Return ten to a power as `0.01`, `100`, `10k`, `1M`."""
-    if power < 3:
-        return f"{10.0**power:g}"
-    return f"{10 ** (power % 3)}{'kM'[power // 3 - 1]}" if power < 9 else f"1e{power}"

@@ -15,13 +15,12 @@ from unlearn_lib.figures.eco_panels import (
     band,
     finish,
     label_rows,
-    legend,
     panel_grid,
     point,
     set_scale,
 )
 from unlearn_lib.figures.eco_scenes import Scene, scenes, signed
-from unlearn_lib.figures.style import BAND, CONTROL, STYLE
+from unlearn_lib.figures.style import BAND, CONTROL, STYLE, legend
 from unlearn_lib.tables.common import Pooled
 from unlearn_lib.tables.eco import ECO, ROBUSTNESS_SETS
 

@@ -1,5 +1,6 @@
 """Experiment 3 as its figures see it: one model in one scenario, and how everyone is drawn."""
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,9 +11,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from unlearn_lib.errors import CompanionError
-from unlearn_lib.figures.book import sign, spaced
+from unlearn_lib.figures.book import spaced
 from unlearn_lib.figures.closer_look import STAGE_MARKS, short
-from unlearn_lib.figures.style import BEFORE, BROKEN, DEGENERATE_LIMIT, GOAL, SOUND, legend_mark
+from unlearn_lib.figures.style import (
+    BEFORE,
+    BROKEN,
+    DEGENERATE_LIMIT,
+    GOAL,
+    SOUND,
+    legend_mark,
+    sign,
+)
 from unlearn_lib.tables.closer_look import BASE, REFERENCE, STAGES
 from unlearn_lib.tables.common import Pooled, place, remedy
 from unlearn_lib.tables.eco import ECO, PROMPTING, EcoPart, eco_parts, eco_rows, who_is_shown
@@ -61,18 +70,17 @@ class Scene(EcoPart):
         return marker if who in GUARD_MARKS else "X", BROKEN
 
     def _sound(self, who: str) -> bool:
-        rows = self.rows[self.rows["metric"].eq("degenerate_share")]
-        known = {
-            split: found
-            for split in dict.fromkeys(rows["split"])
-            if (found := self.of("degenerate_share", split, who))
-        }
-        return bool(known) and all(f.value <= self._limit(split) for split, f in known.items())
+        known = {split: self.of("degenerate_share", split, who) for split in self._limits}
+        found = {split: each for split, each in known.items() if each}
+        return bool(found) and all(each.value <= self._limits[s] for s, each in found.items())
 
-    def _limit(self, split: str) -> float:
-        usual = self.of("degenerate_share", split, self.retained)
-        high = usual.high if usual else math.nan
-        return DEGENERATE_LIMIT if math.isnan(high) else max(DEGENERATE_LIMIT, high)
+    @functools.cached_property
+    def _limits(self) -> dict[str, float]:
+        """How many degenerate answers are taken to be sound on each split."""
+        splits = self.rows.loc[self.rows["metric"].eq("degenerate_share"), "split"].unique()
+        usual = {split: self.of("degenerate_share", split, self.retained) for split in splits}
+        highs = {split: each.high if each else math.nan for split, each in usual.items()}
+        return {split: max(DEGENERATE_LIMIT, high) for split, high in highs.items()}
 
 
 def scenes(
@@ -125,8 +133,9 @@ def signed(
     found: Iterable[Scene],
     profile_name: str,
     provenance: Mapping[str, Any] | None,
+    counted: str = "questions",
+    bars: bool = True,
 ) -> None:
-    """Write the footer; the seeds of guarded models count too."""
+    """Write the footer of some scenes; `counted` and `bars` as for `sign`."""
     rows = pd.concat([scene.rows for scene in found])
-    rows = rows[rows["stage"].isin(AFTER)].assign(stage="unlearned")
-    sign(figure, rows, profile_name, provenance)
+    sign(figure, rows, profile_name, provenance, counted, bars)

@@ -14,18 +14,22 @@ from matplotlib.lines import Line2D
 
 from unlearn_lib.errors import CompanionError
 from unlearn_lib.figures.closer_look import model_name
-from unlearn_lib.figures.eco_panels import ALPHA, DASHED, FLOOR, legend, power_text
+from unlearn_lib.figures.eco_panels import ALPHA, DASHED
 from unlearn_lib.figures.eco_scenes import Scene, handles_of, scenes, signed
 from unlearn_lib.figures.placing import Label, place_labels
 from unlearn_lib.figures.style import (
     CONTROL,
+    FLOOR,
     LIMIT,
     STYLE,
     WIDTH_INCHES,
     Picture,
     count,
     ends,
+    legend,
     legend_mark,
+    power_text,
+    settle,
 )
 from unlearn_lib.tables.closer_look import STAGES
 from unlearn_lib.tables.common import Pooled, remedy
@@ -65,7 +69,7 @@ def eco_tradeoff_figure(
             drawn.append((axes, _panel(axes, scene, each, numbers)))
         _tradeoff_legend(figure, found, points)
         signed(figure, found, profile_name, provenance)
-        figure.draw_without_rendering()
+        settle(figure)
         for axes, placed in drawn:
             place_labels(axes, placed)
     return figure
@@ -103,6 +107,8 @@ def _panel(
     _limits(axes, ends(across), [each.value for each in up] + ends(up))
     axes.axhline(ALPHA, color=LIMIT, lw=0.9, ls=DASHED, zorder=0.7)
     placed = [_point(axes, scene, who, pair, numbers) for who, (_, pair) in points.items()]
+    left, right = axes.get_xlim()
+    placed.append(Label(left, ALPHA, None, (left, right), (math.nan, math.nan)))
     axes.set_title(model_name(scene.model), loc="left", weight="bold")
     axes.set_xlabel(f"Model utility →  {count(across)}")
     axes.set_ylabel(f"Forget quality (p) →  {count(up)}")
@@ -116,8 +122,9 @@ def _limits(axes: Axes, across: Sequence[float], up: Sequence[float]) -> None:
     axes.set_xlim(max(low - pad, -0.05), min(high + pad, 1.05))
     bottom = max(FLOOR, min([ALPHA / 10, *up]))
     axes.set_yscale("log")
-    axes.set_ylim(bottom / (1 / bottom) ** 0.1, (1 / bottom) ** 0.08)
-    last = math.floor(math.log10(bottom))
+    lowest = bottom / (1 / bottom) ** 0.1
+    axes.set_ylim(lowest, (1 / bottom) ** 0.08)
+    last = math.ceil(math.log10(lowest))
     powers = range(0, last - 1, -max(1, math.ceil(-last / 6)))
     texts = {10.0**p: power_text(p) if p > -4 else f"1e{p}".replace("-", "−") for p in powers}
     axes.set_yticks(list(texts), list(texts.values()))

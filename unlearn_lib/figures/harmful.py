@@ -27,8 +27,9 @@ from unlearn_lib.figures.style import (
     count,
     draw_point,
     ends,
-    footer,
+    legend,
     legend_mark,
+    sign,
     wrapped,
 )
 from unlearn_lib.tables.common import Pooled
@@ -85,9 +86,7 @@ def harmful_rate_figure(
         for line, (model, present) in zip(grid, shown.items(), strict=True):
             _model_row(line, rows, model, {name: methods[name] for name in present})
         _legend(figure)
-        figure.supxlabel(
-            footer(rows, profile_name, provenance), x=0.995, ha="right", size=8, color="#555555"
-        )
+        sign(figure, rows, profile_name, provenance)
     return figure
 
 
@@ -152,8 +151,10 @@ def _limits(axes: Axes, panel: Panel, found: Mapping[str, Pooled]) -> None:
     known = ends(found.values())
     lowest, highest = min(known, default=0.0), max(known, default=1.0)
     if panel.metric == "perplexity_ratio":
-        axes.set_xlim(min(0.9, lowest - 0.05), min(2.05, max(1.55, highest + 0.05)))
-        axes.set_xticks([1, 1.5, 2] if axes.get_xlim()[1] > 2 else [1, 1.25, 1.5])
+        left = -0.05 if lowest < 0.5 else min(0.9, lowest - 0.05)
+        axes.set_xlim(left, min(2.05, max(1.55, highest + 0.05)))
+        left, right = axes.get_xlim()
+        axes.set_xticks([0, 1, 2] if left < 0.5 else [1, 1.5, 2] if right > 2 else [1, 1.25, 1.5])
     elif panel.metric == "similarity_original":
         axes.set_xlim(min(0.0, lowest - 0.05), 1.05)
         axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
@@ -173,5 +174,4 @@ def _legend(figure: Figure) -> None:
         legend_mark("D", CONTROL, "before, cut to the length after", mfc="white", mew=0.8),
         Line2D([], [], color="#555555", lw=0.8, ls=(0, (4, 2)), label=limits.replace("%", " %")),
     ]
-    place = {"loc": "outside upper center", "ncols": 3, "frameon": False}
-    figure.legend(handles=handles, handletextpad=0.4, handlelength=1.5, **place)
+    legend(figure, handles)

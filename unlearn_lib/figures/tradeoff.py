@@ -16,7 +16,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from unlearn_lib.errors import CompanionError
-from unlearn_lib.figures.book import STAGES, Reading, measured, method_marks, prepared, sign, spaced
+from unlearn_lib.figures.book import (
+    COUNTED,
+    STAGES,
+    Reading,
+    measured,
+    method_marks,
+    prepared,
+    spaced,
+)
 from unlearn_lib.figures.placing import Label, place_labels
 from unlearn_lib.figures.style import (
     BAND,
@@ -28,7 +36,10 @@ from unlearn_lib.figures.style import (
     Picture,
     count,
     ends,
+    legend,
     legend_mark,
+    settle,
+    sign,
 )
 from unlearn_lib.tables.book import BASE, IMPLANTED
 from unlearn_lib.tables.common import Pooled, remedy
@@ -91,8 +102,8 @@ def book_tradeoff_figure(
             for drawn in _tradeoff_row(grid, line, Reading(rows, model), present, aims, numbers)
         ]
         _tradeoff_legend(figure)
-        sign(figure, rows, profile_name, provenance)
-        figure.draw_without_rendering()
+        sign(figure, rows, profile_name, provenance, COUNTED)
+        settle(figure)
         for axes, points in drawn:
             place_labels(axes, points)
     return figure
@@ -118,8 +129,8 @@ def _canvas(models: int, panels: int, names: list[str]) -> tuple[Figure, GridSpe
         "borderpad": 0,
         "labelspacing": 0.3,
     }
-    legend = axes.legend(handles=handles, handlelength=0, handletextpad=0, **place)
-    legend.set_in_layout(False)
+    key = axes.legend(handles=handles, handlelength=0, handletextpad=0, **place)
+    key.set_in_layout(False)
     return figure, grid
 
 
@@ -133,14 +144,15 @@ def _tradeoff_row(
 ) -> list[tuple[Axes, list[Label]]]:
     verbatim = {who: reading.of("verbatim_share", "forget", who, 100) for who in present}
     heights = {who: found for who, found in verbatim.items() if found}
-    drawn = []
+    marks, drawn = reading.marks(heights), []
     for column, aim in enumerate(aims):
         axes = grid.figure.add_subplot(grid[line, column])
         values = {who: reading.of(aim.metric, aim.split, who, aim.factor) for who in heights}
         points = {who: (found, heights[who]) for who, found in values.items() if found}
         _tradeoff_limits(axes, aim, points, heights)
         _goal(axes, heights.get(BASE), aim.goal(reading))
-        drawn.append((axes, [_crossed(axes, reading, w, *p, numbers) for w, p in points.items()]))
+        crossed = [_crossed(axes, w, *p, marks[w], numbers.get(w)) for w, p in points.items()]
+        drawn.append((axes, crossed))
         found = count(across for across, _ in points.values())
         axes.set_xlabel(f"{aim.label}\nhigher is better →  {found}")
         axes.grid(True)
@@ -182,9 +194,9 @@ def _goal(axes: Axes, base: Pooled | None, begin: float | None) -> None:
 
 
 def _crossed(
-    axes: Axes, reading: Reading, who: str, across: Pooled, up: Pooled, numbers: Mapping[str, int]
+    axes: Axes, who: str, across: Pooled, up: Pooled, mark: tuple[str, str], number: int | None
 ) -> Label:
-    marker, colour = reading.mark(who)
+    marker, colour = mark
     bars = {"color": colour, "lw": 0.9, "alpha": 0.6, "zorder": 2}
     axes.plot([across.low, across.high], [up.value, up.value], **bars)
     axes.plot([across.value, across.value], [up.low, up.high], **bars)
@@ -193,7 +205,7 @@ def _crossed(
         style = {"ms": 8, "mew": 1.2, "mfc": "white", "zorder": 3}
     axes.plot(across.value, up.value, marker, color=colour, clip_on=False, **style)
     ends_across, ends_up = (across.low, across.high), (up.low, up.high)
-    return Label(across.value, up.value, numbers.get(who), ends_across, ends_up)
+    return Label(across.value, up.value, number, ends_across, ends_up)
 
 
 def _tradeoff_legend(figure: Figure) -> None:
@@ -206,5 +218,4 @@ def _tradeoff_legend(figure: Figure) -> None:
         Patch(color=BAND, lw=0, label="base, 95 % interval"),
         Patch(fc=(*mpl.colors.to_rgb(GOAL), 0.25), ec=GOAL, ls=(0, (2, 1.5)), label=spaced(goal)),
     ]
-    place = {"loc": "outside upper center", "ncols": 3, "frameon": False}
-    figure.legend(handles=handles, handletextpad=0.5, handlelength=1.5, **place)
+    legend(figure, handles)
