@@ -12,6 +12,8 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from unlearn_lib.assets import Asset
     from unlearn_lib.models import LanguageModel
 
@@ -28,8 +30,9 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
-SLOW = """test_interrupted test_reproduce test_training test_closer_look_paper test_closer_look
-    test_eco test_book_paper test_eco_paper test_memorising""".split()
+SLOW = """test_interrupted test_reproduce test_jupyterlab test_training test_closer_look_paper
+    test_report_browser test_closer_look test_eco test_bring_your_own test_book_paper
+    test_eco_paper test_memorising""".split()
 """Files that take longer than ten seconds, the longest first."""
 
 settings.register_profile("project", deadline=None, derandomize=True, database=None)
@@ -59,6 +62,15 @@ def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.delenv("UNLEARN_MIRROR", raising=False)
         patch.setenv("HF_HUB_OFFLINE", "1")
         yield
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator["Browser"]:
+    """The system's Chromium, for one file of tests."""
+    from browser import launched
+
+    with launched() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")
