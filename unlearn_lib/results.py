@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from unlearn_lib import figures, tables
+from unlearn_lib import claims, figures, tables
 from unlearn_lib.errors import CompanionError
 from unlearn_lib.metrics import tidy
 from unlearn_lib.profiles import ROOT, Job, Profile, notebook_jobs, rows_path
@@ -27,6 +27,8 @@ def _row_files(profile: Profile) -> list[tuple[Job, Path]]:
 def collect(profile: Profile) -> Path:
     """Join the tidy rows of every model and seed of a profile into its `metrics.csv`.
 
+    What the runs and notebooks took is written beside it, as `costs.csv`.
+
     Raises:
         CompanionError: a notebook has not run yet.
     """
@@ -43,6 +45,26 @@ def collect(profile: Profile) -> Path:
     origin = provenance() | {"profile": profile.name, "runs": sorted(runs)}
     write_text(target.with_suffix(".json"), json.dumps(origin, indent=1, sort_keys=True) + "\n")
     tidy.write(target, pd.concat(parts, ignore_index=True))
+    from unlearn_lib.report.costs import write_costs
+
+    write_costs(profile)
+    return target
+
+
+def keep_as_reference(profile: Profile) -> Path:
+    """Copy a profile's table, provenance and costs to `results/reference`; no text is copied.
+
+    Raises:
+        CompanionError: there are no results of this machine.
+    """
+    target = ROOT / "results" / "reference" / profile.name
+    sources = [profile.results / name for name in ("metrics.csv", "metrics.json", "costs.csv")]
+    for path in sources:
+        if not path.is_file():
+            raise CompanionError(f"There is no {path.name} to keep; run `{profile.command}`.")
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sources:
+        write_text(target / path.name, path.read_text(encoding="utf-8"))
     return target
 
 
@@ -78,7 +100,8 @@ def draw(profile: Profile) -> list[Path]:
     labels = {name: profile.labels(name) for name in profile.experiments()}
     folder = ROOT / "figures" / profile.name
     paths = figures.draw_all(frame, folder, profile.name, origin, labels)
-    return paths + tables.write_all(frame, folder, profile.name, origin, CLAIMS, labels)
+    paths += tables.write_all(frame, folder, profile.name, origin, CLAIMS, labels)
+    return paths + claims.write(frame, folder, profile.name, origin, CLAIMS, labels)
 
 
 def status(profile: Profile) -> str:

@@ -1,6 +1,6 @@
 """Experiment 4: questions about authors to forget, about others to keep, and of general knowledge.
 
-Two sources behind one shape. `embedded`: fictitious authors written for this project
+Three sources behind one shape. `embedded`: fictitious authors written for this project
 (`unlearn_lib.datasets.authors`), with small sets on real authors and world facts.
 `locuslab/TOFU` (Maini et al. 2024): the files of a mirror or the hub under their own names, JSON
 lines each:
@@ -15,6 +15,10 @@ lines each:
 `idontknow.jsonl`: refusals, plain lines in spite of its name; where it is missing, as on the hub,
     the embedded ones stand in, which is said.
 
+`files`: the reader's own, in the same form: `question`, `answer` and `perturbed_answer`, a list of
+    wrong answers, in every row to forget or to keep; `paraphrased_answer` where the first row has
+    one. General questions and refusals are the embedded ones.
+
 The released files pass every check here: each row has five wrong answers (on real authors and
 world facts three), all different from the right ones.
 """
@@ -28,6 +32,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from unlearn_lib import profiles
 from unlearn_lib.assets import find_dataset, folder_sha256
 from unlearn_lib.datasets.authors import write_authors
 from unlearn_lib.datasets.files import EMBEDDED, read_lines
@@ -68,7 +73,7 @@ class TofuSplits:
             an answer: taught with the rest, so that teaching does not overwrite all else.
         refusals: answers that say «I don't know».
         sha256: of the sources; `embedded refusals` is among them where those stand in.
-        source: `embedded`, `mirror` or `hub`.
+        source: `embedded`, `files`, `mirror` or `hub`.
     """
 
     tasks: tuple[Questions, ...]
@@ -105,7 +110,8 @@ def load(settings: TofuData) -> TofuSplits:
             tasks than the source has rows for; a task larger than what is retained.
     """
     names = _names(settings)
-    whole = (_released if settings.source == TOFU else _embedded)(settings, names)
+    sources = {TOFU: _released, "embedded": _embedded, "files": _own}
+    whole = sources[settings.source](settings, names)
     tasks = dict(zip(names.tasks, whole.tasks, strict=True))
     refuse_overlap({names.retain: whole.retain, **tasks, names.holdout: whole.holdout})
     retain, evaluation = _draw(whole, _places(whole, names), settings)
@@ -151,6 +157,8 @@ def digest(*questions: Any) -> str:
 
 def _names(settings: TofuData) -> Names:
     tasks = tuple(f"task {number}" for number in range(1, settings.tasks + 1))
+    if settings.source == "files":
+        return Names(("forget",), "retain", "holdout")
     if settings.source == "embedded":
         return Names(tasks, "retain", "holdout")
     split = settings.forget_split
@@ -261,23 +269,52 @@ def _embedded(settings: TofuData, names: Names) -> TofuSplits:
     for name, part in zip((*names.tasks, names.retain, names.holdout), parts, strict=True):
         check_questions(name, part)
     *tasks, retain, holdout = parts
-    refusals, sha256 = _embedded_refusals()
-    real_authors, world_facts = (EMBEDDED / f"{n}.jsonl" for n in ("real_authors", "world_facts"))
+    general, refusals, sha256 = _embedded_general()
     return TofuSplits(
         tasks=tuple(tasks),
         retain=retain,
         retain_evaluation=retain,
-        real_authors=read_questions(real_authors, CHOICES),
-        world_facts=read_questions(world_facts, CHOICES),
         holdout=holdout,
-        refusals=refusals,
-        sha256={
-            "authors": digest(*parts),
-            "refusals": sha256,
-            **{path.stem: folder_sha256([path], EMBEDDED) for path in (real_authors, world_facts)},
-        },
+        sha256={"authors": digest(*parts), **sha256},
         source="embedded",
+        refusals=refusals,
+        **general,
     )
+
+
+def _own(settings: TofuData, names: Names) -> TofuSplits:
+    """The reader's own questions; all to be kept can be evaluated."""
+    given = {"forget": settings.forget, "retain": settings.retain, "holdout": settings.holdout}
+    paths = {name: profiles.ROOT / path.expanduser() for name, path in given.items() if path}
+    general, refusals, sha256 = _embedded_general()
+    retain = _with_wrong_answers(paths["retain"])
+    digests = {name: folder_sha256([path], path.parent) for name, path in paths.items()}
+    return TofuSplits(
+        tasks=(_with_wrong_answers(paths["forget"]),),
+        retain=retain,
+        retain_evaluation=retain,
+        holdout=read_questions(paths["holdout"]) if "holdout" in paths else (),
+        sha256={**digests, **sha256},
+        source="files",
+        refusals=refusals,
+        **general,
+    )
+
+
+def _with_wrong_answers(path: Path) -> Questions:
+    """A set of questions, with paraphrases where its first row has one."""
+    first = next(iter(read_lines(path)), None) if path.is_file() else None
+    rephrased = isinstance(first, dict) and REPHRASED[0] in first
+    return read_questions(path, REPHRASED if rephrased else CHOICES)
+
+
+def _embedded_general() -> tuple[dict[str, Questions], tuple[str, ...], dict[str, str]]:
+    """The embedded general questions by set, the refusals, and the sha256 of them all."""
+    refusals, sha256 = _embedded_refusals()
+    paths = {name: EMBEDDED / f"{name}.jsonl" for name in ("real_authors", "world_facts")}
+    digests = {name: folder_sha256([path], EMBEDDED) for name, path in paths.items()}
+    general = {name: read_questions(path, CHOICES) for name, path in paths.items()}
+    return general, refusals, {"refusals": sha256, **digests}
 
 
 def _embedded_refusals() -> tuple[tuple[str, ...], str]:

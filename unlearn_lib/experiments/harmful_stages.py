@@ -213,15 +213,17 @@ class HarmfulStages(Stages):
             elif run is not None:
                 trained = assets.Asset(self.model_id, run.folder / "model", "run", run.key)
                 found = self._fresh(trained)
-            asked = [*rows.evaluation["question"], *rows.normal["question"]]
-            given = self._generate(found, asked, self.settings.evaluation.new_tokens)
+            every = [*rows.evaluation["question"], *rows.normal["question"]]
+            given = self._generate(found, every, self.settings.evaluation.new_tokens)
             harmful = len(rows.evaluation)
             texts = {"held_out": given[:harmful], "normal": given[harmful:]}
             encode = self.encoder.example
             retained = [encode(row["question"], row["answers"][0]) for row in rows.normal]
             nll, counts = scoring.answer_losses(found, retained)
             lengths = [len(self.tokenizer(text)["input_ids"]) for text in texts["held_out"]]
+            asked = {"held_out": list(rows.evaluation["question"])}
             record = {**texts, "nll": nll.tolist(), "counts": counts.tolist(), "tokens": lengths}
+            record["asked"] = asked | {"normal": list(rows.normal["question"])}
             write_text(folder / "answers.json", json.dumps(record))
             return {"hardware": found.hardware}
 

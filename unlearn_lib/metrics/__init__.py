@@ -5,6 +5,9 @@ can be said of answers as texts, `continuation` how much of a true text they hol
 one formula; `tofu` (on `logs`), `closer_look` and `privacy` the metrics of the field, `similarity`
 and `choices` those of ECO. `names` lists every metric, `tidy` is the table in which every number of
 a profile ends.
+
+Scikit-learn, nltk, rouge-score and sacrebleu are imported where they are called: figures and tables
+need none of them, and start faster.
 """
 
 from unlearn_lib.metrics.choices import at_chance, choice_accuracy, probe_accuracy

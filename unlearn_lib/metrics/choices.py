@@ -7,10 +7,6 @@ is right as often as by guessing.
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from unlearn_lib.metrics.intervals import CONFIDENCE, Estimate, bootstrap
 
@@ -104,6 +100,11 @@ def probe_accuracy(
             f"Label {names[counts.argmin()]} has {counts.min()} rows for {folds} folds: give at "
             f"least {folds} of each label, or fewer folds."
         )
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     regression = LogisticRegression(C=PROBE_C / table.shape[1], max_iter=1000)
     held_out = cross_val_predict(
         make_pipeline(StandardScaler(), regression),

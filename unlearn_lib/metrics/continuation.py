@@ -6,7 +6,6 @@ from difflib import SequenceMatcher
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sacrebleu import BLEU
 from scipy import stats
 
 from unlearn_lib.metrics.intervals import RESAMPLES, Estimate, bootstrap, paired
@@ -63,6 +62,8 @@ def bleu(references: Sequence[str], texts: Sequence[str]) -> np.ndarray:
             f"There are {len(references)} references and {len(texts)} texts: give one reference "
             "per text in the same order."
         )
+    from sacrebleu import BLEU
+
     scorer = BLEU(effective_order=True)
     pairs = zip(texts, references, strict=True)
     scores = [scorer.sentence_score(text, [reference]).score / 100 for text, reference in pairs]

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
-from sklearn.metrics import roc_auc_score
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -193,6 +192,8 @@ def area_under_curve(
             f"The area under the curve needs both classes, but all {len(truth)} flags are "
             f"{bool(truth[0])}: give rows of both kinds."
         )
+    from sklearn.metrics import roc_auc_score
+
     interval = _bootstrap([numbers, truth], _area, resamples, seed)
     value = float(roc_auc_score(truth, numbers))
     return Estimate(value, min(interval.low, value), max(interval.high, value), len(truth))

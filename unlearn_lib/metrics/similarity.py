@@ -8,8 +8,6 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from nltk.stem.porter import PorterStemmer
-from nltk.translate.meteor_score import single_meteor_score
 from numpy.typing import ArrayLike
 
 from unlearn_lib.datasets.overlap import words_of
@@ -44,6 +42,9 @@ def meteor(references: Sequence[str], texts: Sequence[str]) -> np.ndarray:
     Raises:
         ValueError: lengths differ, or a single string.
     """
+    from nltk.stem.porter import PorterStemmer
+    from nltk.translate.meteor_score import single_meteor_score
+
     pairs = [(words_of(one), words_of(other)) for one, other in _paired(references, texts)]
     stemmer, synonyms = PorterStemmer(), _NoSynonyms()
     scores = [

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from rouge_score.rouge_scorer import RougeScorer
-from sklearn.preprocessing import normalize
 
 REPEATED_WORDS = 3
 """From this many words on, a text with one distinct word is degenerate ("no no no")."""
@@ -104,6 +102,8 @@ def cosine_rows(first: ArrayLike, second: ArrayLike) -> np.ndarray:
         )
     if left.size == 0:
         return np.zeros(len(left))
+    from sklearn.preprocessing import normalize
+
     return np.clip((normalize(left) * normalize(right)).sum(axis=1), -1.0, 1.0)
 
 
@@ -143,6 +143,8 @@ def _rouge_l(references: Sequence[str], texts: Sequence[str], part: str) -> np.n
             f"There are {len(references)} references and {len(texts)} texts: give one reference "
             "per text in the same order."
         )
+    from rouge_score.rouge_scorer import RougeScorer
+
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
     pairs = zip(references, texts, strict=True)
     scores = [getattr(scorer.score(*pair)["rougeL"], part) for pair in pairs]

@@ -1,5 +1,6 @@
 """The settings of experiment 4: question answering, fictitious, continual and real-world."""
 
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -21,15 +22,20 @@ class TofuData(Settings):
     """Whose questions are forgotten and kept (`null`: all rows there are).
 
     `source` embedded writes fictitious authors; their numbers are the `authors` settings. The
-    hub's TOFU is split by `forget_split` instead. The first of `tasks` is the fictitious
-    scenario's forget set; all are taught, and the continual scenario forgets one after another.
+    hub's TOFU is split by `forget_split` instead. `files` are the reader's own `forget`, `retain`
+    and, for questions never taught, `holdout`: JSON lines, relative to the project's folder. The
+    first of `tasks` is the fictitious scenario's forget set; all are taught, and the continual
+    scenario forgets one after another.
     `retain_rows`: how many rows to teach and keep; `evaluation_rows`: how many of each set but
     the forget set are asked; `rehearsal_rows`: how many of the other real authors and world
     facts are taught and kept too (0, as in TOFU: none), so that a small model does not lose all
     else while it is taught.
     """
 
-    source: Literal["embedded", "locuslab/TOFU"]
+    source: Literal["embedded", "locuslab/TOFU", "files"]
+    forget: Path | None = None
+    retain: Path | None = None
+    holdout: Path | None = None
     forget_split: Literal["forget01", "forget05", "forget10"] = "forget01"
     tasks: int = Field(3, ge=1)
     authors_per_task: int = Field(2, ge=1)
@@ -43,6 +49,21 @@ class TofuData(Settings):
     template: Literal["chat", "question_answer"] = "chat"
     prompt_tokens: int = Field(96, ge=8)
     answer_tokens: int = Field(64, ge=4)
+
+    @model_validator(mode="after")
+    def _files_are_named(self) -> "TofuData":
+        own = {"forget": self.forget, "retain": self.retain, "holdout": self.holdout}
+        if self.source != "files":
+            for name in (name for name, path in own.items() if path):
+                raise ValueError(f"'{name}' names a file, but 'source' is '{self.source}'; give "
+                                 "source 'files', or leave it out")  # fmt: skip
+            return self
+        for name in ("forget", "retain"):
+            if own[name] is None:
+                raise ValueError(f"source 'files' needs '{name}', the path of a file of questions")
+        if self.tasks != 1:
+            raise ValueError("the file 'forget' is one task; set 'tasks' to 1")
+        return self
 
 
 class PeopleData(Settings):
