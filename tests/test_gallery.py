@@ -16,7 +16,7 @@ from unlearn_lib.experiments import gallery
 from unlearn_lib.experiments.gallery import Gallery
 from unlearn_lib.figures import Picture
 from unlearn_lib.profiles import ROOT
-from unlearn_lib.report import costs
+from unlearn_lib import costs
 
 
 @pytest.fixture

@@ -193,6 +193,7 @@ def test_restarted_notebook_runs_again_from_what_is_stored(
 
 
 def test_nothing_left_this_machine(lab: Lab, visit: Visit, panel: "Locator") -> None:
+    assert visit.page.get_by_text("Jupyter news").count() == 0, "nor does it offer to"
     assert visit.strangers == []
     assert visit.complaints == []
     assert not lab.asked_the_network()

@@ -18,7 +18,8 @@ from unlearn_lib import claims, figures, profiles, results, tables
 from unlearn_lib.__main__ import main
 from unlearn_lib.errors import CompanionError
 from unlearn_lib.profiles import Profile, load_profile
-from unlearn_lib.report import costs, site, write_report
+from unlearn_lib import costs
+from unlearn_lib.report import site, write_report
 from unlearn_lib.report.figures import caption_of
 from unlearn_lib.report.grid import grid_of, memory, seconds
 from unlearn_lib.report.verdicts import SYMBOLS
@@ -207,7 +208,7 @@ def test_every_figure_and_table_is_there_with_its_files_and_its_provenance(
     for name in (name for group in tables.TABLES.values() for name in group):
         rows = pd.read_csv(FIGURES / f"{name}.csv")
         assert len(index.select(f"#table-{name} tbody tr")) == len(rows)
-        assert index.select(f'a[href="figures/{name}.json"]')
+        assert index.select(f'a[href="figures/{name}.table.json"]')
     assert json.loads((reference / "metrics.json").read_text())["runs"]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from unlearn_lib import claims, figures, tables
+from unlearn_lib.costs import write_costs
 from unlearn_lib.errors import CompanionError
 from unlearn_lib.metrics import tidy
 from unlearn_lib.profiles import ROOT, Job, Profile, notebook_jobs, rows_path
@@ -45,8 +46,6 @@ def collect(profile: Profile) -> Path:
     origin = provenance() | {"profile": profile.name, "runs": sorted(runs)}
     write_text(target.with_suffix(".json"), json.dumps(origin, indent=1, sort_keys=True) + "\n")
     tidy.write(target, pd.concat(parts, ignore_index=True))
-    from unlearn_lib.report.costs import write_costs
-
     write_costs(profile)
     return target
 

@@ -11,10 +11,10 @@ import pandas as pd
 from IPython.display import HTML, Image, display
 
 from unlearn_lib import claims, figures, results, tables
+from unlearn_lib.costs import stored_costs
 from unlearn_lib.display import facts
 from unlearn_lib.errors import CompanionError
 from unlearn_lib.profiles import ROOT, Profile, load_profile
-from unlearn_lib.report.costs import stored_costs
 
 STAND_IN = "laptop"
 WIDTH_PIXELS = 792

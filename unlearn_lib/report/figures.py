@@ -99,7 +99,7 @@ def _figure(name: str, seeds: int) -> Shown:
 
 def _table(name: str, files: Mapping[str, Path]) -> Grid:
     frame = pd.read_csv(files[f"{name}.csv"], dtype=str, keep_default_na=False)
-    notes = json.loads(files[f"{name}.json"].read_text(encoding="utf-8")).get("footnotes", [])
+    notes = json.loads(files[f"{name}.table.json"].read_text(encoding="utf-8")).get("footnotes", [])
     title = caption_of("tables", name)["title"]
     return grid_of(frame, f"table-{name}", title, notes, links(name, "csv md tex"))
 
@@ -107,4 +107,5 @@ def _table(name: str, files: Mapping[str, Path]) -> Grid:
 def links(name: str, kinds: str) -> dict[str, str]:
     """Return what there is to download of a figure or table: words, and the path in the site."""
     own = {NAMES[kind]: f"{FOLDER}/{name}.{kind}" for kind in kinds.split()}
-    return {**own, "where it comes from (JSON)": f"{FOLDER}/{name}.json"}
+    origin = f"{name}.json" if "svg" in kinds else f"{name}.table.json"
+    return {**own, "where it comes from (JSON)": f"{FOLDER}/{origin}"}

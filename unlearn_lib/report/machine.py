@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from unlearn_lib.costs import NOTEBOOK, RUN, by_stage
 from unlearn_lib.profiles import NOTEBOOKS
-from unlearn_lib.report.costs import NOTEBOOK, RUN, by_stage
 from unlearn_lib.report.figures import caption_of
 from unlearn_lib.report.grid import Cell, Grid, Row, memory, seconds
 

@@ -11,9 +11,9 @@ from filelock import FileLock
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from unlearn_lib import claims, results
+from unlearn_lib.costs import stored_costs
 from unlearn_lib.profiles import ROOT, Profile
 from unlearn_lib.report import cards, machine, notebooks, notes, texts
-from unlearn_lib.report.costs import stored_costs
 from unlearn_lib.report.figures import parts
 from unlearn_lib.report.grid import Cell, Grid, Row, lines
 from unlearn_lib.report.page import Page

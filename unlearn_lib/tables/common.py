@@ -226,7 +226,7 @@ def to_latex(table: pd.DataFrame) -> str:
 def write_table(
     table: pd.DataFrame, folder: Path, name: str, provenance: Mapping[str, Any]
 ) -> list[Path]:
-    """Write CSV, Markdown, LaTeX, HTML and a provenance JSON named `name` into `folder`.
+    """Write CSV, Markdown, LaTeX, HTML and `<name>.table.json`, its provenance, into `folder`.
 
     The same table gives the same bytes; NaN becomes an empty cell. Returns the paths.
     """
@@ -241,4 +241,4 @@ def write_table(
     }
     paths = [write_atomically(folder / f"{name}.{end}", t.encode()) for end, t in texts.items()]
     details = {**provenance, "table": name, "footnotes": notes}
-    return [*paths, write_provenance(folder / f"{name}.json", details, table)]
+    return [*paths, write_provenance(folder / f"{name}.table.json", details, table)]
