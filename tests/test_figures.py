@@ -44,6 +44,15 @@ def test_a_redraw_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (mpl.rcParams["font.size"], mpl.get_backend()) == before
 
 
+def test_two_processes_draw_the_same_bytes(tmp_path: Path) -> None:
+    alone, shared = (
+        figures.draw_all(tidy(), tmp_path / f"{each}", "laptop", PROVENANCE, processes=each)
+        for each in (1, 2)
+    )
+    for one, other in zip(alone, shared, strict=True):
+        assert (one.name, one.read_bytes()) == (other.name, other.read_bytes())
+
+
 def test_provenance_follows_the_numbers(tmp_path: Path) -> None:
     frame = tidy()
     first = figures.draw_all(frame, tmp_path / "a", "laptop", PROVENANCE)[-1]

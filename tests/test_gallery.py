@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 from IPython.display import Image
 
-from unlearn_lib import profiles, results
+from unlearn_lib import costs, profiles, results
 from unlearn_lib.errors import CompanionError
 from unlearn_lib.experiments import gallery
 from unlearn_lib.experiments.gallery import Gallery
 from unlearn_lib.figures import Picture
 from unlearn_lib.profiles import ROOT
-from unlearn_lib import costs
 
 
 @pytest.fixture
@@ -46,7 +45,8 @@ def laptop(fresh: Path) -> Gallery:
 def drawn_in(folder: Path, found: Gallery, *names: str) -> Gallery:
     """Return a gallery whose folder holds figures and tables of its results, of some names."""
     for name in names:
-        (folder / f"{name}.json").write_text(json.dumps({**found.origin, "figure": name}))
+        for ending in (".json", ".table.json"):
+            (folder / f"{name}{ending}").write_text(json.dumps({**found.origin, "name": name}))
         (folder / f"{name}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
         (folder / f"{name}.html").write_text(f"<table>{name}</table>")
     return dataclasses.replace(found, folder=folder)

@@ -91,7 +91,7 @@ def _reference(profile: Profile, chosen: argparse.Namespace) -> int:
 def _figures(profile: Profile, chosen: argparse.Namespace) -> int:
     from unlearn_lib.results import draw
 
-    for path in draw(profile):
+    for path in draw(profile, processes=min(2, os.cpu_count() or 1)):
         print(path)
     return 0
 

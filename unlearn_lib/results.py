@@ -92,13 +92,16 @@ def stored(profile: Profile) -> tuple[pd.DataFrame, dict[str, Any], str]:
     )
 
 
-def draw(profile: Profile) -> list[Path]:
-    """Draw the profile's figures and write its tables from stored results; never trains."""
+def draw(profile: Profile, processes: int = 1) -> list[Path]:
+    """Draw the profile's figures and write its tables from stored results; never trains.
+
+    Several `processes` share the figures; a script that asks for them needs a main guard.
+    """
     frame, origin, where = stored(profile)
     print(f"Drawing from {where} ({len(frame)} rows).")
     labels = {name: profile.labels(name) for name in profile.experiments()}
     folder = ROOT / "figures" / profile.name
-    paths = figures.draw_all(frame, folder, profile.name, origin, labels)
+    paths = figures.draw_all(frame, folder, profile.name, origin, labels, processes)
     paths += tables.write_all(frame, folder, profile.name, origin, CLAIMS, labels)
     return paths + claims.write(frame, folder, profile.name, origin, CLAIMS, labels)
 

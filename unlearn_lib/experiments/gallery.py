@@ -48,8 +48,8 @@ class Gallery:
         return None if rows.empty else rows
 
     def is_current(self, name: str) -> bool:
-        """Whether the figure or table of that name was made from these very results."""
-        path = self.folder / f"{name}.json"
+        """Whether what has its provenance in a file of that name was made from these results."""
+        path = self.folder / name
         if not path.is_file():
             return False
         details = json.loads(path.read_text(encoding="utf-8"))
@@ -104,7 +104,7 @@ def show_figures(gallery: Gallery, experiment: str) -> None:
         return
     labels = gallery.labels.get(experiment)
     for name, figure_of in figures.of_experiment(experiment, rows).items():
-        if gallery.is_current(name):
+        if gallery.is_current(f"{name}.json"):
             alternative = f"Figure {name}; its numbers are in the tables of this experiment."
             path = str(gallery.folder / f"{name}.png")
             display(Image(path, width=WIDTH_PIXELS, alt=alternative))
@@ -117,7 +117,7 @@ def show_tables(gallery: Gallery, experiment: str) -> None:
     if gallery.rows(experiment) is None:
         return
     for name in tables.TABLES[experiment]:
-        if not gallery.is_current(name):
+        if not gallery.is_current(f"{name}.table.json"):
             print(f"{name} is not made from these results yet: run `make figures`.")
             continue
         text = (gallery.folder / f"{name}.html").read_text(encoding="utf-8")

@@ -6,7 +6,10 @@ the same bytes. Seeds are pooled as `unlearn_lib.tables.common` says. Figures ar
 objects, so that no backend is forced on a notebook.
 """
 
+import functools
+import multiprocessing
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -110,18 +113,34 @@ def draw_all(
     profile_name: str,
     provenance: Mapping[str, Any],
     labels: Mapping[str, Mapping[str, str]] | None = None,
+    processes: int = 1,
 ) -> list[Path]:
     """Draw the figures of every experiment that the tidy table holds; return their paths.
 
     `provenance` is written beside each figure; `labels` maps, for each experiment, method names
-    to display names, in order. Raises `CompanionError` where results are missing, with the
-    command that makes them.
+    to display names, in order. Several `processes` share the figures, with the same result.
+    Raises `CompanionError` where results are missing, with the command that makes them.
     """
-    details = {**provenance, "profile": profile_name}
-    paths = []
-    for experiment, rows in tables.experiments_in(frame, FIGURES, profile_name).items():
-        own_labels = (labels or {}).get(experiment)
-        for name, figure_of in of_experiment(experiment, rows).items():
-            figure = figure_of(rows, profile_name, provenance, own_labels)
-            paths += save_figure(figure, folder, name, details, rows)
-    return paths
+    draw = functools.partial(_draw, folder=folder, profile_name=profile_name, provenance=provenance)
+    found = [
+        (experiment, name, rows, (labels or {}).get(experiment))
+        for experiment, rows in tables.experiments_in(frame, FIGURES, profile_name).items()
+        for name in of_experiment(experiment, rows)
+    ]
+    if processes == 1:
+        return [path for each in found for path in draw(*each)]
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        return [path for paths in pool.map(draw, *zip(*found, strict=True)) for path in paths]
+
+
+def _draw(
+    experiment: str,
+    name: str,
+    rows: pd.DataFrame,
+    labels: Mapping[str, str] | None,
+    folder: Path,
+    profile_name: str,
+    provenance: Mapping[str, Any],
+) -> list[Path]:
+    figure = FIGURES[experiment][name](rows, profile_name, provenance, labels)
+    return save_figure(figure, folder, name, {**provenance, "profile": profile_name}, rows)

@@ -143,6 +143,9 @@ def _clean(body: str, title: str) -> str:
     for tag in soup.select("a.anchor-link, div.prompt"):
         tag.decompose()
     _lower_headings(soup)
+    for corner in soup.find_all("th"):
+        if not corner.get_text(strip=True):
+            corner.name = "td"
     _describe(soup, title)
     _fold(soup)
     _scroll(soup)
