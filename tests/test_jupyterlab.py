@@ -138,7 +138,7 @@ def run_all(page: "Page", panel: "Locator") -> None:
     last.or_(failed).first.wait_for()
     assert failed.all_inner_texts() == []
     numbers = [f"[{n}]:" for n in range(1, prompts(panel).count() + 1)]
-    expect(prompts(panel)).to_have_text(numbers)
+    expect(prompts(panel)).to_have_text(numbers, timeout=PATIENCE)
 
 
 def widths_of_pictures(panel: "Locator", source: str) -> list[int]:
@@ -185,8 +185,9 @@ def test_restarted_notebook_runs_again_from_what_is_stored(
     assert stored, "the first time has left its runs"
     choose(page, "Kernel", "Restart Kernel and Clear Outputs of All Cells…")
     page.get_by_role("dialog").get_by_role("button", name="Confirm").click()
-    expect(prompts(panel)).to_have_text(["[ ]:"] * prompts(panel).count())
-    expect(panel.locator("img")).to_have_count(0)
+    blank = ["[ ]:"] * prompts(panel).count()
+    expect(prompts(panel)).to_have_text(blank, timeout=PATIENCE)
+    expect(panel.locator("img")).to_have_count(0, timeout=PATIENCE)
     run_all(page, panel)
     assert widths_of_pictures(panel, "harmful_show.figure(")[0] > 300
     assert lab.tree.runs() == stored

@@ -14,11 +14,10 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup, Tag
 
-from unlearn_lib import claims, figures, profiles, results, tables
+from unlearn_lib import claims, costs, figures, profiles, results, tables
 from unlearn_lib.__main__ import main
 from unlearn_lib.errors import CompanionError
 from unlearn_lib.profiles import Profile, load_profile
-from unlearn_lib import costs
 from unlearn_lib.report import site, write_report
 from unlearn_lib.report.figures import caption_of
 from unlearn_lib.report.grid import grid_of, memory, seconds
