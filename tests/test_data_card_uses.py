@@ -156,7 +156,7 @@ def test_every_data_set_that_the_code_fetches_is_on_a_card() -> None:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         if not any(isinstance(n, ast.Name) and n.id == "find_dataset" for n in ast.walk(tree)):
             continue
-        texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)]
-        for text in filter(lambda text: isinstance(text, str), texts):
+        values = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)]
+        for text in (value for value in values if isinstance(value, str)):
             if re.fullmatch(r"[\w-]+/[\w.-]+", text):
                 assert pinned.get(text, text) in known, f"{path.name} fetches {text}: no card"
