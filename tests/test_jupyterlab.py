@@ -22,8 +22,8 @@ from unlearn_lib.profiles import load_profile
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-pytestmark = pytest.mark.timeout(1200)
-PATIENCE = 300_000
+pytestmark = pytest.mark.timeout(2400)
+PATIENCE = 600_000
 """Milliseconds that a wait may take on a busy machine; every wait ends as soon as it can."""
 NOTEBOOK = "01_harmful_unlearning.ipynb"
 METHODS = len(load_profile("smoke").harmful.methods)

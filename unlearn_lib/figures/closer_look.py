@@ -212,14 +212,11 @@ def _point(axes: Axes, who: str, mu: Pooled, fe: Pooled, numbers: Mapping[str, i
 
 def _stage_handles(present: Iterable[str]) -> list[Line2D]:
     hollow = {"mfc": "white", "mew": 1.1}
-    marks = [
+    return [
         legend_mark(STAGE_MARKS[stage], BEFORE, STAGE_NAMES[stage], **hollow)
         for stage in STAGES
         if stage in present
     ]
-    for mark in marks:
-        mark.set_markersize(8 if mark.get_marker() == "*" else 5)
-    return marks
 
 
 def _grid_legend(figure: Figure) -> None:

@@ -182,7 +182,6 @@ def eco_scaling_figure(
             legend_mark("s", BEFORE, "model: generates an answer"),
             legend_mark("*", GOAL, "guard: its own time (per cent of the model's)"),
         ]
-        handles[1].set_markersize(9)
         legend(figure, handles)
         signed(figure, found, profile_name, provenance, "timings")
     return figure

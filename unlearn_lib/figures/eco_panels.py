@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from unlearn_lib.figures.eco_scenes import STAR, Scene, handles_of, signed
+from unlearn_lib.figures.eco_scenes import Scene, handles_of, signed
 from unlearn_lib.figures.style import (
     BAND,
     BAND_LINE,
@@ -193,8 +193,8 @@ def point(
     if scale == "amount" and found.value <= 0:
         found = Pooled(axes.get_xticks()[0], math.nan, math.nan, found.n, found.seeds)
     draw_point(axes, found, height, *mark, unit="")
-    if size or mark[0] == "*":
-        axes.lines[-1].set_markersize(size or STAR)
+    if size:
+        axes.lines[-1].set_markersize(size)
 
 
 def _hollow(axes: Axes, found: Pooled, height: float) -> None:

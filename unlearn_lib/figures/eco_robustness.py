@@ -60,8 +60,9 @@ def eco_robustness_figure(
             label_rows(line[0], _sets(scene))
             if first:
                 line[0].set_title(model_name(scene.model), loc="left", weight="bold")
-        whose = " or ".join(dict.fromkeys(scene.retained for scene in found))
-        legend(figure, [Patch(color=BAND, lw=0, label=f"{whose} as asked, 95 % interval")])
+        whose = " or ".join(dict.fromkeys(scene.retained for scene in found if _usual(scene)))
+        key = Patch(color=BAND, lw=0, label=f"{whose} as asked, 95 % interval")
+        legend(figure, [key] if whose else [])
         signed(figure, found, profile_name, provenance)
     return figure
 
@@ -85,7 +86,7 @@ def _sets(scene: Scene) -> list[str]:
 def _panel(axes: Axes, scene: Scene, metric: str, who: str, label: str) -> None:
     set_scale(axes, "share", [])
     if metric == LEAK:
-        usual = scene.of(LEAK, ROBUSTNESS_SETS[0], scene.retained)
+        usual = _usual(scene)
         band(axes, usual and usual.scaled(100))
     found: list[Pooled] = []
     mark = ("o", CONTROL) if metric == MISSED else scene.mark(who, judged=False)
@@ -95,3 +96,7 @@ def _panel(axes: Axes, scene: Scene, metric: str, who: str, label: str) -> None:
             found.append(each)
             point(axes, "share", each.scaled(100), -float(place), mark)
     finish(axes, label, found)
+
+
+def _usual(scene: Scene) -> Pooled | None:
+    return scene.of(LEAK, ROBUSTNESS_SETS[0], scene.retained)

@@ -30,7 +30,6 @@ GUARD_MARKS = {ECO: ("*", GOAL), PROMPTING: ("s", "#CC79A7")}
 NAMES = {ECO: "guard (ECO)", PROMPTING: "prompting"}
 TASK_NAMES = {"entities": "Fictitious authors", "book": "Book", "science": "Multiple choice"}
 AFTER = ("unlearned", "guarded")
-STAR = 8
 
 
 @dataclass(frozen=True)
@@ -123,8 +122,6 @@ def handles_of(
         elif judged and marker == "o":
             label += f", degenerate ≤ {limit} or as {usual}"
         handles.append(legend_mark(marker, colour, label))
-    for handle in handles:
-        handle.set_markersize(STAR if handle.get_marker() == "*" else 5)
     return handles
 
 

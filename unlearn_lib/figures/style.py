@@ -49,6 +49,8 @@ UNDATED: dict[str, dict[str, Any]] = {
 """The formats, and what matplotlib is to leave out of each."""
 ONE_LINE = 60
 FLOOR = 1e-12
+SIZES = {"X": 6.5, "*": 8}
+"""Marks that look smaller than a circle of 5 points."""
 DEGENERATE_LIMIT = 0.10
 PERPLEXITY_LIMIT = 1.25
 BEFORE, SOUND, BROKEN, CONTROL = "#333333", "#0072B2", "#D55E00", "#333333"
@@ -95,7 +97,7 @@ def draw_point(
     if not (math.isnan(found.low) or math.isnan(found.high)):
         low, high = max(found.low, left), min(found.high, right)
         axes.plot([low, high], [height, height], color=colour, lw=1.3, zorder=2)
-    size = 6.5 if marker == "X" else 5
+    size = SIZES.get(marker, 5)
     style: dict[str, Any] = {"ms": size, "mew": 0, "zorder": 3, "clip_on": False}
     axes.plot(found.value, height, marker, color=colour, **style)
 
@@ -116,7 +118,8 @@ def count(found: Iterable[Pooled], counts: str = "") -> str:
 
 def legend_mark(marker: str, colour: str, label: str, **more: Any) -> Line2D:
     """Return a legend's handle for a kind of mark."""
-    return Line2D([], [], ls="", marker=marker, color=colour, ms=5, label=label, **more)
+    size = 8 if marker == "*" else 5
+    return Line2D([], [], ls="", marker=marker, color=colour, ms=size, label=label, **more)
 
 
 def legend(figure: Figure, handles: Sequence[Line2D | Patch], columns: int = 3) -> None:
@@ -124,7 +127,8 @@ def legend(figure: Figure, handles: Sequence[Line2D | Patch], columns: int = 3) 
     drawn = {"None", *(line.get_marker() for axes in figure.axes for line in axes.lines)}
     shown = [each for each in handles if isinstance(each, Patch) or each.get_marker() in drawn]
     place = {"loc": "outside upper center", "ncols": columns, "frameon": False}
-    figure.legend(handles=shown, handletextpad=0.5, handlelength=1.5, **place)
+    if shown:
+        figure.legend(handles=shown, handletextpad=0.5, handlelength=1.5, **place)
 
 
 def plain_ticks(axis: Axis, most: int, least: float = 0.0) -> dict[float, str]:
