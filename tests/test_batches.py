@@ -151,7 +151,7 @@ def test_packed_logits_equal_those_of_separate_rows(
     def check(batch: list[Example]) -> None:
         with torch.no_grad():
             ours, plain = packed_logits(model, pack(batch)), separate_logits(model, batch)
-        assert_close(ours, plain, rtol=1e-5, atol=1e-5)
+        assert_close(ours, plain, rtol=1e-4, atol=5e-5)
 
     check()
 
@@ -250,7 +250,7 @@ def test_packed_activations_equal_those_of_separate_rows(
         with torch.no_grad():
             ours = packed_activations(model, pack(batch), layer)
             plain = separate_activations(model, block, batch)
-        assert_close(ours, plain, rtol=1e-5, atol=1e-5)
+        assert_close(ours, plain, rtol=1e-4, atol=5e-5)
 
     check()
     assert not block._forward_hooks, "nothing stays on the model"

@@ -165,7 +165,7 @@ def test_what_is_flagged_is_corrupted_and_what_is_not_is_left(done: Done) -> Non
     assert not (judged(guard.classifier, [row.question for row in rows]) > 0.999).any()
     encoder, plain = done.science.encoder, task.loaded("implanted")
     losses = choice_losses(plain, encoder, rows)
-    np.testing.assert_array_equal(choice_losses(found, encoder, rows), losses)
+    np.testing.assert_allclose(choice_losses(found, encoder, rows), losses, rtol=1e-6)
     flagging = behind(plain, guard, task.frame, judge=lambda prompts: [True] * len(prompts))
     corrupted = choice_losses(flagging, encoder, rows)
     assert np.isfinite(corrupted).all() and not np.isclose(corrupted, losses).any()

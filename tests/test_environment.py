@@ -19,9 +19,8 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "requirements.lock"
 ASSETS = ROOT / "requirements-assets.txt"
-TARGETS = (
-    "help setup assets lab test format smoke reproduce figures status bench clean distclean".split()
-)
+TARGETS = """help setup assets lab test format smoke reproduce figures report verify status bench
+    clean distclean""".split()
 
 
 def lines_of(path: Path) -> list[str]:

@@ -84,7 +84,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for i, word in enumerate(claims.VERDICTS)
     ]  # fmt: skip
     monkeypatch.setattr(claims, "judge_all", lambda *_: verdicts)
-    kinds = ("csv", "md", "tex", "json")
+    kinds = ("csv", "md", "tex", "table.json")
     for name in ("verdicts", "verdicts_headline"):
         for kind in kinds:
             written.append(tmp_path / "drawn" / f"{name}.{kind}")
