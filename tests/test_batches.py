@@ -144,14 +144,14 @@ def separate_logits(model: Any, batch: list[Example]) -> torch.Tensor:
 def test_packed_logits_equal_those_of_separate_rows(
     architecture: str, load_tiny: Callable[..., LanguageModel]
 ) -> None:
-    model = load_tiny(architecture).model
+    model = load_tiny(architecture).model.double()
 
     @settings(max_examples=20)
     @given(examples)
     def check(batch: list[Example]) -> None:
         with torch.no_grad():
             ours, plain = packed_logits(model, pack(batch)), separate_logits(model, batch)
-        assert_close(ours, plain, rtol=1e-4, atol=5e-5)
+        assert_close(ours, plain, rtol=1e-9, atol=1e-9)
 
     check()
 
@@ -241,7 +241,7 @@ def test_packed_activations_equal_those_of_separate_rows(
     architecture: str, layer: int, load_tiny: Callable[..., LanguageModel]
 ) -> None:
     """After the last block too, where transformers' own hidden states are normalised."""
-    model = load_tiny(architecture).model
+    model = load_tiny(architecture).model.double()
     block = blocks_of(model, architecture)[layer]
 
     @settings(max_examples=10)
@@ -250,7 +250,7 @@ def test_packed_activations_equal_those_of_separate_rows(
         with torch.no_grad():
             ours = packed_activations(model, pack(batch), layer)
             plain = separate_activations(model, block, batch)
-        assert_close(ours, plain, rtol=1e-4, atol=5e-5)
+        assert_close(ours, plain, rtol=1e-9, atol=1e-9)
 
     check()
     assert not block._forward_hooks, "nothing stays on the model"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from huggingface_hub import constants
 from IPython.display import Markdown
 from test_closer_look import is_shown
@@ -22,6 +23,7 @@ from test_tofu_data import Folder, plain, rows
 from transformers import BertForTokenClassification
 
 from unlearn_lib import assets, profiles
+from unlearn_lib.batches import pack, packed_logits
 from unlearn_lib.datasets import tofu
 from unlearn_lib.eco.guard import judged
 from unlearn_lib.eco.tokens import NerModel
@@ -164,6 +166,9 @@ def test_what_is_flagged_is_corrupted_and_what_is_not_is_left(done: Done) -> Non
     guard = found.model.guard
     assert not (judged(guard.classifier, [row.question for row in rows]) > 0.999).any()
     encoder, plain = done.science.encoder, task.loaded("implanted")
+    packed = pack([encoder.example(row.question, row.answer) for row in rows], share=False)
+    with torch.no_grad():
+        assert torch.equal(packed_logits(found.model, packed), packed_logits(plain.model, packed))
     losses = choice_losses(plain, encoder, rows)
     np.testing.assert_allclose(choice_losses(found, encoder, rows), losses, rtol=1e-6)
     flagging = behind(plain, guard, task.frame, judge=lambda prompts: [True] * len(prompts))

@@ -116,11 +116,11 @@ class EcoCosts(EcoStages):
         return json.loads((self.robustness(who).folder / "attacks.json").read_text())
 
     def unrelated_prompts(self, who: str) -> list[str]:
-        """Prompts on other things; fewer for models without a guard or a prefix."""
+        """Prompts on other things; fewer for models without a guard."""
         most = self.settings.evaluation.unrelated_prompts
         held_out = self.tasks["entities"].prompts.held_out_retain
         fitting = [text for text in held_out if self.tofu.encoder.fits(text)]
-        return fitting[: most if who in (ECO, PROMPTING) else max(1, most // 8)]
+        return fitting[: most if who == ECO else max(1, most // 8)]
 
     def unrelated(self, who: str) -> Run:
         """Answer unrelated prompts with a model and with the implanted one, side by side, timed."""

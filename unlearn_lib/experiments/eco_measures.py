@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from unlearn_lib import generation, metrics, scoring
-from unlearn_lib.batches import Example, TextEncoder, pack, packed_logits
+from unlearn_lib.batches import Example, TextEncoder, by_length, pack, packed_logits
 from unlearn_lib.classifiers import Encoder
 from unlearn_lib.datasets.questions import Question
 from unlearn_lib.experiments.closer_look_measures import encoded
@@ -18,6 +18,8 @@ from unlearn_lib.models import LanguageModel
 
 SIMILARITIES = ("bleu", "rougeL_recall", "meteor", "cosine_similarity")
 PROBE_FOLDS = 5
+CHOICE_TOKENS = 1024
+"""Length of a packed row of multiple choice."""
 Found = list[tuple[str, Estimate]]
 """Metric, estimate."""
 Record = dict[str, Any]
@@ -102,9 +104,13 @@ def choices(found: LanguageModel, encoder: TextEncoder, rows: Sequence[Question]
     examples = encoded(
         encoder, "multiple choice", rows, lambda row: (row.answer, *row.perturbed_answer)
     )
+    read: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for places in by_length(examples, CHOICE_TOKENS):
+        parts = _choice_logits(found, [examples[place] for place in places])
+        read |= dict(zip(places, parts, strict=True))
     record: Record = {"losses": [], "probe": [], "place": []}
-    for number, example in enumerate(examples):
-        losses, first = _choice_logits(found, example)
+    for number in range(len(examples)):
+        losses, first = read[number]
         place = number % len(losses)
         order = np.roll(np.arange(len(losses)), place)
         record["losses"].append(losses.tolist())
@@ -113,16 +119,21 @@ def choices(found: LanguageModel, encoder: TextEncoder, rows: Sequence[Question]
     return record
 
 
-def _choice_logits(found: LanguageModel, example: Example) -> tuple[np.ndarray, np.ndarray]:
+def _choice_logits(
+    found: LanguageModel, examples: Sequence[Example]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each question, the losses of its choices and the logits of their first tokens."""
     share = not getattr(found.model, "guarded", False)
-    packed = pack([example], share)
+    packed = pack(examples, share)
     with torch.inference_mode():
         logits = packed_logits(found.model, packed).float()
     labels, rows = packed.labels.to(logits.device), packed.rows.to(logits.device)
-    losses = answer_nll(logits, labels, rows, "sum")
-    starts = np.searchsorted(packed.rows.numpy(), np.arange(len(example.answers)))
-    first = logits[starts, labels[starts]]
-    return losses.double().cpu().numpy(), first.double().cpu().numpy()
+    losses = answer_nll(logits, labels, rows, "sum").double().cpu().numpy()
+    ends = np.cumsum([len(example.answers) for example in examples])
+    starts = np.searchsorted(packed.rows.numpy(), np.arange(ends[-1]))
+    first = logits[starts, labels[starts]].double().cpu().numpy()
+    parts = (np.split(values, ends[:-1]) for values in (losses, first))
+    return list(zip(*parts, strict=True))
 
 
 def choices_measured(record: Mapping[str, Record], probed: str) -> list[tuple[str, str, Estimate]]:
