@@ -33,10 +33,12 @@ SETTINGS = [*map(str, profile_files(PROFILE)), "requirements.lock"] + (
 )
 
 # A job alone has every core of the machine, jobs side by side share them, and what the user set
-# holds.
+# holds. Memory of tensors stays with the process (glibc), which would else ask for it anew at
+# every step.
 CORES = workflow.cores or 1
 shell.prefix(
-    "set -euo pipefail; export PYTHONUNBUFFERED=1; unset GOTO_NUM_THREADS "
+    "set -euo pipefail; export PYTHONUNBUFFERED=1 MALLOC_TOP_PAD_=268435456 "
+    "MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296; unset GOTO_NUM_THREADS "
     "OPENBLAS_NUM_THREADS MKL_NUM_THREADS VECLIB_MAXIMUM_THREADS NUMEXPR_NUM_THREADS; "
 )
 

@@ -283,6 +283,7 @@ def _arguments(
         logging_strategy="no",
         report_to="none",
         logging_nan_inf_filter=False,
+        train_sampling_strategy="group_by_length",
         dataloader_pin_memory=False,
     )
 

@@ -41,7 +41,7 @@ from unlearn_lib.profiles import Profile
 from unlearn_lib.runs import Run, Spec
 from unlearn_lib.settings import Task
 
-VERSION = {"guard": 1, "search": 1, "implant": 1, "unlearn": 1}
+VERSION = {"guard": 2, "search": 1, "implant": 1, "unlearn": 1}
 
 
 class EcoStages(Stages):
