@@ -75,16 +75,15 @@ def built_on(wildcards):
     return [f"{RESULTS}/notebooks/{name}.ipynb" for name in others]
 
 
-def shares_of(wildcards):
-    """How many of the cores' shares a job takes: the last one of a single seed takes them all."""
-    alone = sum(job.experiment == "eco" for job in JOBS.values()) == 1
-    return CORES if alone and built_on(wildcards) else 1
+def threads_of(wildcards):
+    """How many threads a job computes with: its share, the last one of a single seed all.
 
-
-def threads_of(wildcards, threads):
-    """How many threads a job computes with."""
+    That one starts as soon as the models that it guards are there; soon after it runs alone.
+    """
     given = os.environ.get("OMP_NUM_THREADS")
-    return given or max(1, (os.cpu_count() or 1) * threads // CORES)
+    cores = os.cpu_count() or 1
+    last = sum(job.experiment == "eco" for job in JOBS.values()) == 1 and built_on(wildcards)
+    return given or (cores if last else max(1, cores // CORES))
 
 
 localrules: all, collect, figures
@@ -113,7 +112,6 @@ rule notebook:
         f"{RESULTS}/logs/{{job}}.log",
     benchmark:
         f"{RESULTS}/logs/{{job}}.tsv"
-    threads: shares_of
     params:
         arguments=arguments,
         threads=threads_of,

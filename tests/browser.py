@@ -88,8 +88,8 @@ class Visit:
         self.context.close()
 
 
-RULES = """button-name color-contrast heading-order html-has-lang image-alt label
-    link-name nested-interactive scrollable-region-focusable select-name summary-name""".split()
+RULES = """button-name color-contrast empty-table-header heading-order html-has-lang image-alt
+    label link-name nested-interactive scrollable-region-focusable select-name summary-name""".split()
 """What axe checks of every page of the report."""
 _UNFOLD = "document.querySelectorAll('details').forEach(each => { each.open = true; })"
 _PICTURES = """async () => {

@@ -170,6 +170,14 @@ def test_files_are_whole_escaped_and_the_same_twice(tmp_path: Path) -> None:
     assert json.loads(written[0][4].read_text())["git"] == details["git"]
 
 
+def test_a_long_table_runs_over_pages() -> None:
+    short, long = (tables.to_latex(pd.DataFrame({"a": range(rows), "b": "x"})) for rows in (45, 46))
+    assert "resizebox" in short and "longtable" not in short
+    assert r"\begin{longtable}" in long and "resizebox" not in long
+    assert long.count(r"p{0.400\textwidth}") == 2
+    assert long.count(r" & x \\") == 46
+
+
 def test_latex_escapes_what_a_label_may_hold(tmp_path: Path) -> None:
     table = tables.table_one(by_hand(), [], {"ga": "GA_1 & 50 % of β"})
     assert r"GA\_1 \& 50 \% of $\beta$" in tables.to_latex(table)

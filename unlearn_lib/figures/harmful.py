@@ -154,7 +154,8 @@ def _limits(axes: Axes, panel: Panel, found: Mapping[str, Pooled]) -> None:
         left = -0.05 if lowest < 0.5 else min(0.9, lowest - 0.05)
         axes.set_xlim(left, min(2.05, max(1.55, highest + 0.05)))
         left, right = axes.get_xlim()
-        axes.set_xticks([0, 1, 2] if left < 0.5 else [1, 1.5, 2] if right > 2 else [1, 1.25, 1.5])
+        ticks = [0, 1, 2] if left < 0.5 else [1, 1.5, 2] if right > 2 else [1, 1.5]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     elif panel.metric == "similarity_original":
         axes.set_xlim(min(0.0, lowest - 0.05), 1.05)
         axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])

@@ -28,7 +28,7 @@ USED_IN = {
     "book": "saga plain_prose narrative_qa bookcorpus normal_questions truthful_qa",
     "tofu": "fictitious_authors tofu real_authors world_facts refusals known_people",
     "eco": "invented_science wmdp mmlu fictitious_authors tofu real_authors world_facts refusals "
-    "saga plain_prose narrative_qa bookcorpus normal_questions truthful_qa",
+    "known_people saga plain_prose narrative_qa bookcorpus normal_questions truthful_qa",
 }
 """Which cards' data an experiment reads, in one profile or another."""
 

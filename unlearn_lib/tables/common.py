@@ -32,6 +32,8 @@ LATEX_SYMBOLS = {
     "×": r"$\times$",
     "−": "$-$",
 }
+PAGE_ROWS = 45
+"""A printed table with more rows than this runs over pages."""
 PAPER_NOTE = "as reported; other data and judge"
 OTHER_MODEL_NOTE = "as reported; other model, data and judge"
 PAPER_SIMILARITY = "Similarity to original (paper's measure)"
@@ -212,9 +214,20 @@ def write_provenance(path: Path, provenance: Mapping[str, Any], source: pd.DataF
 
 
 def to_latex(table: pd.DataFrame) -> str:
-    """Print a table with booktabs rules, every cell escaped, as wide as the text, with notes."""
-    body = table.to_latex(index=False, escape=True, column_format="l" * table.shape[1])
-    body = f"% needs booktabs and graphicx\n\\resizebox{{\\textwidth}}{{!}}{{%\n{body}}}\n"
+    """Print a table with booktabs rules, every cell escaped, as wide as the text, with notes.
+
+    One of more than `PAGE_ROWS` rows runs over pages, its columns equally wide.
+    """
+    columns = table.shape[1]
+    if len(table) > PAGE_ROWS:
+        column = f">{{\\raggedright\\arraybackslash}}p{{{0.8 / columns:.3f}\\textwidth}}"
+        body = table.to_latex(
+            index=False, escape=True, column_format=column * columns, longtable=True
+        )
+        body = f"% needs array, booktabs and longtable\n{{\\scriptsize\n{body}}}\n"
+    else:
+        body = table.to_latex(index=False, escape=True, column_format="l" * columns)
+        body = f"% needs booktabs and graphicx\n\\resizebox{{\\textwidth}}{{!}}{{%\n{body}}}\n"
     for note in table.attrs.get("footnotes", []):
         escaped = "".join(f"\\{letter}" if letter in "%&_#" else letter for letter in note)
         body += f"\n\\par{{\\footnotesize {escaped}}}"

@@ -197,10 +197,14 @@ def orderings_table(
 def _lines(part: Part, ordering: Ordering, labels: Mapping[str, str]) -> list[dict[str, str]]:
     judged = judge(part, ordering)
     better = labels.get(ordering.better, ordering.better)
-    shared = {"Model": part.model, "Scenario": part.title, "Better": better}
-    claim = {
+    shared = {
         "Claim": ordering.statement,
         "Paper": f"{ordering.paper}, {ordering.place}",
+        "Model": part.model,
+        "Scenario": part.title,
+        "Better": better,
+    }
+    claim = {
         **shared,
         "Than": f"{len(judged)} of {len(ordering.than)} pairs measured",
         "Verdict": overall([each.verdict for each in judged]),
