@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from test_tables import LABELS, tidy
 
-from unlearn_lib import figures
+from unlearn_lib import figures, results
 from unlearn_lib.errors import CompanionError
 from unlearn_lib.figures.style import plain_ticks, set_p_values, settle
+from unlearn_lib.profiles import load_profile
 
 PROVENANCE = {"git": {"commit": "abc1234def", "dirty": False}}
 FOOTER = "bars: 95 % intervals · profile laptop · commit abc1234 · 1 seed"
@@ -44,11 +45,15 @@ def test_a_redraw_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (mpl.rcParams["font.size"], mpl.get_backend()) == before
 
 
-def test_two_processes_draw_the_same_bytes(tmp_path: Path) -> None:
-    alone, shared = (
-        figures.draw_all(tidy(), tmp_path / f"{each}", "laptop", PROVENANCE, processes=each)
-        for each in (1, 2)
-    )
+def test_two_processes_draw_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "stored", lambda profile: (tidy(), PROVENANCE, "a test"))
+    drawn = []
+    for processes in (1, 2):
+        monkeypatch.setattr(results, "ROOT", tmp_path / str(processes))
+        drawn.append(results.draw(load_profile("laptop"), processes))
+    alone, shared = drawn
+    assert alone[0].name == "harmful_rate.png"
+    assert alone[-1].name == "verdicts_headline.table.json"
     for one, other in zip(alone, shared, strict=True):
         assert (one.name, one.read_bytes()) == (other.name, other.read_bytes())
 

@@ -10,6 +10,9 @@ from typing import Any
 from unlearn_lib.errors import CompanionError
 from unlearn_lib.profiles import NAME, Profile, load_profile
 
+PROCESSES = min(2, os.cpu_count() or 1)
+"""So many draw: a figure takes one core."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; a `CompanionError` ends as its one sentence on stderr and exit code 2."""
@@ -91,7 +94,7 @@ def _reference(profile: Profile, chosen: argparse.Namespace) -> int:
 def _figures(profile: Profile, chosen: argparse.Namespace) -> int:
     from unlearn_lib.results import draw
 
-    for path in draw(profile, processes=min(2, os.cpu_count() or 1)):
+    for path in draw(profile, PROCESSES):
         print(path)
     return 0
 
@@ -106,7 +109,7 @@ def _status(profile: Profile, chosen: argparse.Namespace) -> int:
 def _report(profile: Profile, chosen: argparse.Namespace) -> int:
     from unlearn_lib.report import write_report
 
-    print(write_report(profile))
+    print(write_report(profile, PROCESSES))
     return 0
 
 

@@ -1,6 +1,9 @@
 """From stored rows to the tidy table of a profile, its figures and tables, and its status."""
 
 import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,15 +98,22 @@ def stored(profile: Profile) -> tuple[pd.DataFrame, dict[str, Any], str]:
 def draw(profile: Profile, processes: int = 1) -> list[Path]:
     """Draw the profile's figures and write its tables from stored results; never trains.
 
-    Several `processes` share the figures; a script that asks for them needs a main guard.
+    Several `processes` share the work, with the same result; a script that asks for them needs a
+    main guard.
     """
     frame, origin, where = stored(profile)
     print(f"Drawing from {where} ({len(frame)} rows).")
     labels = {name: profile.labels(name) for name in profile.experiments()}
     folder = ROOT / "figures" / profile.name
-    paths = figures.draw_all(frame, folder, profile.name, origin, labels, processes)
-    paths += tables.write_all(frame, folder, profile.name, origin, CLAIMS, labels)
-    return paths + claims.write(frame, folder, profile.name, origin, CLAIMS, labels)
+    stored_rows = (frame, folder, profile.name, origin)
+    tasks = figures.tasks(*stored_rows, labels)
+    for write in (tables.write_all, claims.write):
+        tasks.append(partial(write, *stored_rows, CLAIMS, labels))
+    if processes == 1:
+        return [path for task in tasks for path in task()]
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        longest_first = [pool.submit(task) for task in reversed(tasks)]
+        return [path for task in reversed(longest_first) for path in task.result()]
 
 
 def status(profile: Profile) -> str:

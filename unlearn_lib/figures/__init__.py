@@ -7,9 +7,7 @@ objects, so that no backend is forced on a notebook.
 """
 
 import functools
-import multiprocessing
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +59,7 @@ __all__ = [
     "loss_curves_figure",
     "of_experiment",
     "save_figure",
+    "tasks",
 ]
 
 FIGURES: dict[str, dict[str, Callable[..., Figure]]] = {
@@ -113,24 +112,31 @@ def draw_all(
     profile_name: str,
     provenance: Mapping[str, Any],
     labels: Mapping[str, Mapping[str, str]] | None = None,
-    processes: int = 1,
 ) -> list[Path]:
     """Draw the figures of every experiment that the tidy table holds; return their paths.
 
     `provenance` is written beside each figure; `labels` maps, for each experiment, method names
-    to display names, in order. Several `processes` share the figures, with the same result.
-    Raises `CompanionError` where results are missing, with the command that makes them.
+    to display names, in order. Raises `CompanionError` where results are missing, with the command
+    that makes them.
     """
+    each = tasks(frame, folder, profile_name, provenance, labels)
+    return [path for draw in each for path in draw()]
+
+
+def tasks(
+    frame: pd.DataFrame,
+    folder: Path,
+    profile_name: str,
+    provenance: Mapping[str, Any],
+    labels: Mapping[str, Mapping[str, str]] | None = None,
+) -> list[Callable[[], list[Path]]]:
+    """Return what `draw_all` does, one call per figure, for processes that share the work."""
     draw = functools.partial(_draw, folder=folder, profile_name=profile_name, provenance=provenance)
-    found = [
-        (experiment, name, rows, (labels or {}).get(experiment))
+    return [
+        functools.partial(draw, experiment, name, rows, (labels or {}).get(experiment))
         for experiment, rows in tables.experiments_in(frame, FIGURES, profile_name).items()
         for name in of_experiment(experiment, rows)
     ]
-    if processes == 1:
-        return [path for each in found for path in draw(*each)]
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        return [path for paths in pool.map(draw, *zip(*found, strict=True)) for path in paths]
 
 
 def _draw(

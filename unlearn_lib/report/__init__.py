@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["Page", "write_report"]
 
 
-def write_report(profile: "Profile") -> Path:
+def write_report(profile: "Profile", processes: int = 1) -> Path:
     """Write the report of a profile; see `unlearn_lib.report.site.write_report`."""
     from unlearn_lib.report import site
 
-    return site.write_report(profile)
+    return site.write_report(profile, processes)

@@ -70,10 +70,10 @@ class Results:
         }
 
 
-def write_report(profile: Profile) -> Path:
+def write_report(profile: Profile, processes: int = 1) -> Path:
     """Write the report of a profile from stored results; return the path of its first page.
 
-    Figures and tables are drawn anew, which takes seconds and gives the same bytes. Without runs
+    Figures and tables are drawn anew by so many processes, which gives the same bytes. Without runs
     on this machine the committed reference results are shown, and what only a run makes is said
     to be missing. The report is replaced whole, or stays as it was.
 
@@ -81,7 +81,7 @@ def write_report(profile: Profile) -> Path:
         CompanionError: there are no results of the profile, or some are not whole.
     """
     frame, origin, where = results.stored(profile)
-    found = Results(profile, frame, origin, where, results.draw(profile))
+    found = Results(profile, frame, origin, where, results.draw(profile, processes))
     profile.results.mkdir(parents=True, exist_ok=True)
     target, new, old = (profile.results / name for name in ("report", ".report.new", ".report.old"))
     with FileLock(profile.results / ".report.lock"):
