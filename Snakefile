@@ -14,7 +14,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from unlearn_lib.profiles import GALLERY, load_profile, notebook_jobs, profile_files
+from unlearn_lib.profiles import load_profile, notebook_jobs, profile_files
 
 PROFILE = config.get("profile", "laptop")
 BOOK = config.get("book") or os.environ.get("BOOK") or None
@@ -61,10 +61,10 @@ def arguments(wildcards):
 def built_on(wildcards):
     """Experiment 3 guards the models of experiments 2 and 4: theirs are made first.
 
-    The last notebook shows what was drawn.
+    Notebooks without a model of their own show what the others made and what was drawn.
     """
     job = JOBS[wildcards.job]
-    if job.notebook == GALLERY:
+    if job.model is None:
         return [f"{RESULTS}/.figures"]
     if job.experiment != "eco":
         return []
@@ -104,8 +104,6 @@ rule notebook:
         settings=SETTINGS,
         library=LIBRARY,
         before=built_on,
-        # notebooks without a model of their own show what the others made
-        table=lambda wildcards: [] if wildcards.job in EXPERIMENTS else METRICS,
     output:
         f"{RESULTS}/notebooks/{{job}}.ipynb",
     log:

@@ -524,7 +524,7 @@ def test_every_cell_of_the_notebook_shows_something(
     models = [show.names(experiment)[who] for who in ("eco", "prompting", "idk_ap")]
     side = found["show.side_effects(experiment)"]
     assert list(side.index) == ["reference", *models]
-    assert list(side["prompts"]) == [1, 8, 8, 1]
+    assert list(side["prompts"]) == [1, 8, 1, 1]
     assert experiment.profile.results.joinpath("rows").is_dir()
 
 

@@ -164,7 +164,8 @@ def test_a_settled_figure_stays_as_it_is() -> None:
     settle(figure)
     figure.draw_without_rendering()
     assert [axes.get_position().bounds for axes in figure.axes] == before
-    assert all(round(end, 5) == end for axes in figure.axes for end in axes.get_position().bounds)
+    ends = [end for axes in figure.axes for end in axes.get_position().bounds]
+    assert all(abs(round(end, 5) - end) < 1e-12 for end in ends)
 
 
 def test_clips_are_numbered_and_not_named_by_a_hash(tmp_path: Path) -> None:

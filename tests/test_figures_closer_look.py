@@ -100,6 +100,14 @@ def test_a_methods_place_colour_and_marker_in_the_grid() -> None:
     assert Look("rmu") == Look("rmu") and Look("rmu").marker == Look("llmu").marker == "P"
 
 
+def test_the_keys_of_losses_are_those_drawn() -> None:
+    frame = tidy_closer_look()
+    some = frame[frame["method"].isin(["none", "ga_gd", "idk_ap", "npo_gd"])]
+    figure = figures.closer_look_grid_figure(some, labels=LABELS)
+    keys = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert keys == ["Forget loss:", "Retain loss:", "GA", "GD", "NPO", "AP", "IDK", ""]
+
+
 @pytest.mark.parametrize("change", [collapsed, lambda frame: frame])
 @pytest.mark.parametrize("models", [1, 2])
 def test_numbers_overlap_nothing(change, models: int) -> None:

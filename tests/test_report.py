@@ -35,7 +35,7 @@ def moved(patch: pytest.MonkeyPatch, root: Path) -> None:
     for module in (profiles, results, costs, site):
         patch.setattr(module, "ROOT", root)
 
-    def drawn(profile: Profile) -> list[Path]:
+    def drawn(profile: Profile, processes: int) -> list[Path]:
         frame, origin, _ = results.stored(profile)
         verdicts = claims.write(frame, root / "drawn", profile.name, origin, results.CLAIMS)
         return [*sorted(FIGURES.iterdir()), *verdicts]
@@ -89,7 +89,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for kind in kinds:
             written.append(tmp_path / "drawn" / f"{name}.{kind}")
             written[-1].write_text("\n")
-    monkeypatch.setattr(results, "draw", lambda profile: written)
+    monkeypatch.setattr(results, "draw", lambda profile, processes: written)
     monkeypatch.setattr(site.notebooks, "pages", lambda profile: [])
     return tmp_path
 

@@ -126,7 +126,7 @@ def closer_look_grid_figure(
             for line, group in enumerate(groups)
             for pair in _model_row(grid, line, group, numbers)
         ]
-        _grid_legend(figure)
+        _grid_legend(figure, names)
         sign(figure, rows, profile_name, provenance, "questions")
         settle(figure)
         for axes, points in drawn:
@@ -219,15 +219,19 @@ def _stage_handles(present: Iterable[str]) -> list[Line2D]:
     ]
 
 
-def _grid_legend(figure: Figure) -> None:
-    """Explain colours in the first line and markers in the second."""
-    families = [legend_mark("o", c, name, mew=0) for name, c in [*FAMILIES.values(), OTHER_FAMILY]]
-    retains = [
-        legend_mark(m, "#777777", name, mew=0) for name, m in [*RETAINS.values(), OTHER_RETAIN]
+def _grid_legend(figure: Figure, methods: Iterable[str]) -> None:
+    """Explain colours in the first line and markers in the second, those that are drawn."""
+    looks = [Look(method) for method in methods]
+    colours, markers = {look.colour for look in looks}, {look.marker for look in looks}
+    families, retains = [*FAMILIES.values(), OTHER_FAMILY], [*RETAINS.values(), OTHER_RETAIN]
+    lines = [
+        [legend_mark("o", c, name, mew=0) for name, c in families if c in colours],
+        [legend_mark(m, "#777777", name, mew=0) for name, m in retains if m in markers],
     ]
-    blank = [Line2D([], [], ls="", label="")] * (len(families) - len(retains))
-    titles = [Line2D([], [], ls="", label=f"{each} loss:") for each in ("Forget", "Retain")]
-    lines = zip([titles[0], *families], [titles[1], *retains, *blank], strict=True)
-    handles = [handle for column in lines for handle in column]
-    place = {"loc": "outside upper center", "ncols": 1 + len(families), "frameon": False}
+    longest = max(map(len, lines))
+    for title, line in zip(("Forget", "Retain"), lines, strict=True):
+        line.insert(0, Line2D([], [], ls="", label=f"{title} loss:"))
+        line += [Line2D([], [], ls="", label="")] * (1 + longest - len(line))
+    handles = [handle for column in zip(*lines, strict=True) for handle in column]
+    place = {"loc": "outside upper center", "ncols": 1 + longest, "frameon": False}
     figure.legend(handles=handles, handletextpad=0.3, handlelength=1.2, **place)
