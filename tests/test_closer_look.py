@@ -42,12 +42,13 @@ PLACE = ["scenario", "split", "stage", "method", "metric"]
 
 
 def shrunk(profile: Profile, **changed: Any) -> Profile:
-    """Profile smoke with five methods of four larger steps, and few questions."""
+    """Profile smoke with five methods of four larger steps, few questions, taught for longer."""
     block = profile.tofu
     methods = [method for method in block.methods if method.name in METHODS]
     steps = {"steps": 4, "learning_rate": 1e-2}
     given: dict[str, Any] = {
         "data": block.data.model_copy(update={"questions_per_author": 4, "evaluation_rows": 4}),
+        "implant": block.implant.model_copy(update={"epochs": 40}),
         "methods": tuple(method.model_copy(update=steps) for method in methods),
         "evaluation": block.evaluation.model_copy(update={"judge_authors": 4}),
     }
