@@ -78,9 +78,12 @@ def built_on(wildcards):
 def threads_of(wildcards):
     """How many threads a job computes with: its share, the last one of a single seed all.
 
-    That one starts as soon as the models that it guards are there; soon after it runs alone.
+    That one starts as soon as the models that it guards are there; soon after it runs alone. A
+    tiny model gets one: a second would mostly wait, and take its core from the other notebook.
     """
     given = os.environ.get("OMP_NUM_THREADS")
+    if (JOBS[wildcards.job].model or "").startswith("embedded/"):
+        return given or 1
     cores = os.cpu_count() or 1
     last = sum(job.experiment == "eco" for job in JOBS.values()) == 1 and built_on(wildcards)
     return given or (cores if last else max(1, cores // CORES))
