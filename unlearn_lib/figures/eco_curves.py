@@ -220,9 +220,10 @@ def _line(axes: Axes, found: Mapping[int, Pooled], marker: str, colour: str, siz
 
 def _share(axes: Axes, size: int, guard: Pooled, model: Pooled) -> None:
     share, side = 100 * guard.value / model.value, 1 if guard.value > model.value else -1
+    end = guard.high if side > 0 else guard.low
     axes.annotate(
         f"{share:.0f} %" if share >= 10 else f"{share:.2g} %",
-        (size / 1e6, guard.high if side > 0 and guard.high > 0 else guard.value),
+        (size / 1e6, end if end > 0 else guard.value),
         (0, 7 * side),
         textcoords="offset points",
         ha="center",

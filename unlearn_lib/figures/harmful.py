@@ -76,7 +76,7 @@ def harmful_rate_figure(
     if not shown:
         raise CompanionError(f"No unlearned model to draw: {tables.remedy(profile_name)}.")
     with mpl.rc_context(STYLE):
-        heights = [1.05 + 0.3 * len(present) for present in shown.values()]
+        heights = [1.05 + 0.36 * len(present) for present in shown.values()]
         spacing = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.05, wspace=0.03)
         figure = Picture(figsize=(WIDTH_INCHES, sum(heights) + 0.6), layout=spacing)
         shape = {"width_ratios": [panel.width for panel in PANELS], "height_ratios": heights}
