@@ -46,6 +46,7 @@ def shrunk(profile: Profile, **changed: Any) -> Profile:
     block = profile.tofu
     methods = [method for method in block.methods if method.name in METHODS]
     steps = {"steps": 4, "learning_rate": 1e-2}
+    assert block.implant is not None
     given: dict[str, Any] = {
         "data": block.data.model_copy(update={"questions_per_author": 4, "evaluation_rows": 4}),
         "implant": block.implant.model_copy(update={"epochs": 40}),
