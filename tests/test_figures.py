@@ -198,6 +198,17 @@ def test_p_values_reach_from_one_to_the_least() -> None:
         assert axes.get_xlim()[0] < max(min(known), 1e-12)
 
 
+def test_a_loss_between_steps_without_one_is_a_dot() -> None:
+    nan = float("nan")
+    losses = {"step": [0, 1, 2, 3, 4, 5], "forget": [1, nan, nan, 2, nan, 3], "retain": [1] * 6}
+    figure = figures.loss_curves_figure({"GA": pd.DataFrame(losses)})
+    forget, retain = (axes.lines[0] for axes in figure.axes)
+    assert forget.get_marker() == "o" and retain.get_marker() == "None"
+    assert forget.get_markevery() == [True, False, False, True, False, True]
+    whole = figures.loss_curves_figure({"GA": pd.DataFrame(losses).assign(forget=1.0)})
+    assert whole.axes[0].lines[0].get_marker() == "None"
+
+
 def test_loss_curves_leave_out_what_a_method_lacks() -> None:
     figure = figures.loss_curves_figure(histories())
     assert [len(axes.lines) for axes in figure.axes] == [3, 2, 3, 3]

@@ -6,6 +6,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from unlearn_lib.errors import CompanionError
@@ -25,7 +26,8 @@ def loss_curves_figure(histories: Mapping[str, pd.DataFrame]) -> Figure:
 
     `histories` maps a method's display name to a frame with columns step and any of forget,
     mismatch, retain, total; a part that a method lacks is left out of its panel, a part that none
-    has loses its panel. Raises `CompanionError` without a history or without a step column.
+    has loses its panel. A value between steps without one is a dot. Raises `CompanionError`
+    without a history or without a step column.
     """
     if not histories:
         raise CompanionError("There is no loss history to draw: unlearn with one method first.")
@@ -45,6 +47,7 @@ def loss_curves_figure(histories: Mapping[str, pd.DataFrame]) -> Figure:
                 colour = SERIES[place % len(SERIES)]
                 dashes = DASHES[place % len(DASHES)]
                 drawn = axes.plot(history["step"], history[part], color=colour, ls=dashes)
+                _mark_alone(drawn[0], history[part].notna())
                 handles[label] = drawn[0]
             axes.set_title(LOSSES[part], loc="left")
             axes.set_xlabel("Step")
@@ -59,6 +62,13 @@ def loss_curves_figure(histories: Mapping[str, pd.DataFrame]) -> Figure:
             handlelength=2.6,
         )
     return figure
+
+
+def _mark_alone(line: Line2D, known: pd.Series) -> None:
+    """Mark the values whose neighbours are missing: a line does not reach them."""
+    alone = known & ~known.shift(1, fill_value=False) & ~known.shift(-1, fill_value=False)
+    if alone.any():
+        line.set(marker="o", markersize=3, markevery=alone.tolist())
 
 
 def _has(history: pd.DataFrame, part: str) -> bool:
