@@ -436,7 +436,8 @@ def test_every_claim_has_a_verdict_by_the_reference_results(
         assert each.why, each.id
     for claim, each in zip(every, reference, strict=True):
         of_few_methods = claim.id.endswith(("continual", "real_world"))
-        if (claim.words or claim.direction) and not of_few_methods:
+        unmet = "given" in claim.words and each.why == "what it presupposes was not seen here"
+        if (claim.words or claim.direction) and not of_few_methods and not unmet:
             assert each.verdict != NOT_JUDGED, each.id
 
 
