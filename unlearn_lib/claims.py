@@ -1,0 +1,397 @@
+"""What the papers claim and what our items say of it: the only place where a verdict is given.
+
+    verdicts = judge(load_items("laptop"), "laptop")
+    table(verdicts)
+
+`notebooks/claims.yaml` holds the claims, each with a kind, a margin that stood before the run, and
+gates that must be open. A verdict is one of four outcomes, with its number and interval.
+"""
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from scipy import stats
+
+from unlearn_lib.results import Difference, Estimate, Items, compare, estimate
+from unlearn_lib.tables import NAMES, Column, conditions_of, models_of
+from unlearn_lib.util import ROOT, CompanionError, digest, nearest
+
+CLAIMS = ROOT / "notebooks" / "claims.yaml"
+SUPPORTED, REFUTED, UNDECIDED = "supported", "refuted", "undecided"
+NOT_TESTABLE = "not testable here"
+OUTCOMES = (SUPPORTED, REFUTED, UNDECIDED, NOT_TESTABLE)
+WORST_FIRST = (REFUTED, UNDECIDED, NOT_TESTABLE, SUPPORTED)
+"""A claim of several comparisons has the first of these that one of them has."""
+SAME, UNTESTED, NOISE_FLOOR = "same_measurement_as", "not_testable", "noise_floor"
+SIGNIFICANCE, POWER = 0.05, 0.8
+KS_MEAN = math.sqrt(math.pi / 2) * math.log(2)
+"""Mean of Kolmogorov's distribution: two samples of n from one model are KS_MEAN √(2/n) apart."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What must hold before a verdict: an estimate from `least` to `most`.
+
+    `untaught`: the least for the base model, where the task has no target.
+    """
+
+    says: str
+    metric: str
+    method: str
+    task: str = ""
+    split: Sequence[str] = ()
+    least: float = -math.inf
+    most: float = math.inf
+    untaught: float | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of a paper; the head of `claims.yaml` says what each key means."""
+
+    id: str
+    paper: Mapping[str, Any]
+    place: str
+    statement: str
+    reported: str
+    notebook: str
+    kind: str
+    headline: bool = False
+    task: str = ""
+    metric: Sequence[str] = ()
+    first: Sequence[str] = ()
+    second: Sequence[str] = ()
+    value: float | str | None = None
+    claimed: str = "higher"
+    margin: float = 0.0
+    split: str | None = None
+    condition: Sequence[str | None] = (None,)
+    other_condition: str | None = None
+    model: str = ""
+    gates: Sequence[Mapping[str, Any]] = ()
+    tags: Sequence[str] = ()
+    same_measurement_as: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said of one claim, or of one of its comparisons.
+
+    Attributes:
+        outcome: one of `OUTCOMES`. measured: the numbers with their intervals, in words.
+        why: what decides, or what is missing.
+        p: of the test that supports the claim, of a headline after Holm; None without a test.
+    """
+
+    claim: Claim
+    outcome: str
+    measured: str = ""
+    why: str = ""
+    tags: Sequence[str] = ()
+    p: float | None = None
+
+    @property
+    def text(self) -> str:
+        """The verdict as plain sentences."""
+        parts = (f"{self.outcome}: {self.claim.statement}", self.measured, self.why)
+        return " ".join(f"{part[0].upper()}{part[1:]}." for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Test:
+    """Where a difference must lie, in margins, if the first is claimed to be higher.
+
+    Attributes:
+        support: the interval must lie inside. meant: an interval that is outside refutes.
+        power: of each side of the test, for the smallest effect that it detects.
+    """
+
+    support: tuple[float, float]
+    meant: tuple[float, float]
+    confidence: float
+    power: float = POWER
+
+
+BEYOND = Test((0, math.inf), (1, math.inf), 0.95)
+NOT_WORSE = Test((-1, math.inf), (-1, math.inf), 0.9)
+WITHIN = Test((-1, 1), (-1, 1), 0.9, (1 + POWER) / 2)
+TESTS = {"superiority": BEYOND, "matched": BEYOND}
+TESTS |= {"non_inferiority": NOT_WORSE, "equivalence": WITHIN}
+KINDS = (*TESTS, "bound", "exact", "by_construction", SAME, UNTESTED)
+
+
+def digest_of_claims() -> str:
+    """Return the sha256 of the text of `claims.yaml`; results carry it."""
+    return digest(CLAIMS.read_text(encoding="utf-8"))
+
+
+def rules() -> list[str]:
+    """Return how a verdict is given, in sentences."""
+    return list(yaml.safe_load(CLAIMS.read_text(encoding="utf-8"))["rules"])
+
+
+def read_claims(path: Path = CLAIMS) -> list[Claim]:
+    """Read the claims; CompanionError names an unknown key or kind and the nearest right one."""
+    entries = yaml.safe_load(path.read_text(encoding="utf-8"))["claims"]
+    keys, gate_keys = ([field.name for field in fields(kind)] for kind in (Claim, Gate))
+    for entry in entries:
+        words = [(entry["kind"], list(KINDS)), *((key, keys) for key in entry)]
+        words += [(key, gate_keys) for gate in entry.get("gates", ()) for key in gate]
+        for word, known in words:
+            if word not in known:
+                where = f"{path.name}: claim {entry['id']}"
+                raise CompanionError(f"{where} has the word '{word}'{nearest(word, known)}.")
+    return [Claim(**entry) for entry in entries]
+
+
+def judge(
+    items: Items,
+    profile_name: str,
+    labels: Mapping[str, str] | None = None,
+    claims: Sequence[Claim] | None = None,
+) -> list[Verdict]:
+    """Judge claims by the items of a profile, in their order.
+
+    Args:
+        profile_name: named where it did not run what a claim needs.
+        labels: display names of methods; default: of models before unlearning and guards only.
+        claims: default: those of `claims.yaml`.
+    """
+    claims, names = claims or read_claims(), {**NAMES, **(labels or {})}
+    own = [_judged(claim, items, profile_name, names) for claim in claims if claim.kind != SAME]
+    verdicts = {verdict.claim.id: verdict for verdict in own}
+    for paper in {verdict.claim.paper["title"] for verdict in own}:
+        verdicts |= _holm([v for v in own if v.claim.paper["title"] == paper])
+    for claim in claims:
+        if claim.kind == SAME:
+            other = verdicts[claim.same_measurement_as]
+            why = f"the same measurement as '{other.claim.statement}'"
+            verdicts[claim.id] = Verdict(claim, other.outcome, why=why, tags=other.tags)
+    return [verdicts[claim.id] for claim in claims]
+
+
+def _holm(verdicts: Sequence[Verdict]) -> dict[str, Verdict]:
+    """The headline claims of a paper, their p-values corrected for their number (Holm 1979)."""
+    tested = [(v.p, v) for v in verdicts if v.claim.headline and v.p is not None]
+    corrected, highest = {}, 0.0
+    for rank, (p, verdict) in enumerate(sorted(tested, key=lambda pair: pair[0])):
+        highest = max(highest, min(1.0, (len(tested) - rank) * p))
+        if verdict.outcome == SUPPORTED and highest > SIGNIFICANCE:
+            why = f"supported alone; among {len(tested)} headline claims p = {highest:.2g} (Holm)"
+            verdict = replace(verdict, outcome=UNDECIDED, why=why)
+        corrected[verdict.claim.id] = replace(verdict, p=highest)
+    return corrected
+
+
+def _judged(claim: Claim, items: Items, profile_name: str, names: Mapping[str, str]) -> Verdict:
+    """Judge one claim on every model that it is of, by all its comparisons."""
+    models = [model for model in models_of(items, claim.task) if claim.model in ("", model)]
+    missing = claim.why if claim.kind == UNTESTED else f"profile {profile_name} did not run it"
+    if claim.kind == UNTESTED or not models:
+        return Verdict(claim, NOT_TESTABLE, why=missing, tags=claim.tags)
+    for model, gate in itertools.product(models, claim.gates):
+        if closed := _closed(Gate(**gate), claim.task, items, model):
+            return Verdict(claim, NOT_TESTABLE, why=closed, tags=claim.tags)
+    choices = (models, claim.metric, claim.first, claim.second or ("",), claim.condition)
+    parts = [Comparison(claim, items, *c).verdict(names) for c in itertools.product(*choices)]
+    outcomes = [part.outcome for part in parts]
+    outcome = next(each for each in WORST_FIRST if each in outcomes)
+    other = ("another model",) if set(models) - set(claim.paper["models"]) else ()
+    return Verdict(
+        claim,
+        outcome,
+        measured="; ".join(part.measured for part in parts if part.measured),
+        why=next(part.why for part in parts if part.outcome == outcome),
+        tags=(*claim.tags, *other),
+        p=max((p.p for p in parts if p.p is not None), default=None),
+    )
+
+
+def _closed(gate: Gate, task: str, items: Items, model: str) -> str:
+    """Why a gate keeps a claim from a verdict; empty where it is open."""
+    where: dict[str, Any] = {"task": gate.task or task, "model": model}
+    method, least = gate.method, gate.least
+    if gate.untaught is not None and method not in items.methods(**where):
+        method, least = "base", gate.untaught
+    for split in gate.split or (None,):
+        number = estimate(items, gate.metric, method=method, split=split, **where)
+        if number is None or not least <= number.value <= gate.most:
+            column = Column(gate.metric, split)
+            measured = in_words(column, number) if number else "not measured"
+            return f"it does not hold that {gate.says} ({column.heading}: {measured})"
+    return ""
+
+
+def in_words(column: Column, number: Estimate) -> str:
+    """Print an estimate or a difference with its interval and the number of questions."""
+    factor = 100 if column.percent else 1
+    value, low, high = (factor * end for end in (number.value, number.low, number.high))
+    seeds = f", {number.seeds} seeds" if number.seeds > 1 else ""
+    shown = column.text(Estimate(value, low, high, number.n, number.seeds))
+    return f"{shown} (n {number.n}{seeds})"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A metric of `first`, beside that of `second` or beside the claim's value.
+
+    `pattern`: of the condition; of several that match, the last, and of `second` the first.
+    """
+
+    claim: Claim
+    items: Items
+    model: str
+    metric: str
+    first: str
+    second: str
+    pattern: str | None
+
+    def verdict(self, names: Mapping[str, str]) -> Verdict:
+        """Judge it by the rule of the claim's kind."""
+        claim, column = self.claim, Column(self.metric, self.claim.split)
+        place = {"task": claim.task, "model": self.model, "split": claim.split}
+        condition = self._condition(self.pattern, -1)
+        other = self._condition(claim.other_condition or self.pattern, 0)
+
+        def difference(metric: str) -> Difference | None:
+            both = {"condition": condition, "other_condition": other}
+            return compare(self.items, metric, self.first, self.second, **place, **both)
+
+        number = estimate(self.items, self.metric, method=self.first, condition=condition, **place)
+        found = difference(self.metric) if self.second else _beside(number, claim.value)
+        sides = [(name, c) for name, c in ((self.first, condition), (self.second, other)) if name]
+        named = [names.get(name, name) + f" ({c})" * (condition != other) for name, c in sides]
+        if number is None or found is None:
+            return Verdict(claim, NOT_TESTABLE, why=f"not run: {' and '.join(named)}")
+        shown = in_words(column, found if self.second else number)
+        part = Verdict(claim, UNDECIDED, f"{column.heading}, {' minus '.join(named)}: {shown}")
+        if claim.kind in ("bound", "by_construction"):
+            return _bounded(part, number)
+        if claim.kind == "exact":
+            equal = abs(found.value) <= claim.margin
+            return replace(part, outcome=SUPPORTED if equal else REFUTED)
+        part = _tested(
+            part, TESTS[claim.kind], found, column, -1 if claim.claimed == "lower" else 1
+        )
+        return _matched(part, difference("fe")) if claim.kind == "matched" else part
+
+    def _condition(self, pattern: str | None, rank: int) -> str:
+        matching = conditions_of(self.items, self.claim.task, pattern)
+        ordered = sorted(matching, key=lambda name: (len(name), name))
+        return ordered[rank] if ordered else str(pattern)
+
+
+def _beside(number: Estimate | None, value: float | str | None) -> Difference | None:
+    """An estimate minus a value; its error is that of the longer arm of its interval."""
+    if number is None:
+        return None
+    if value == NOISE_FLOOR:
+        value = KS_MEAN * math.sqrt(2 * number.seeds / number.n)
+    value, low, high = (end - float(value or 0) for end in (number.value, number.low, number.high))
+    error = max(high - value, value - low) / stats.norm.ppf(0.975)
+    return Difference(value, low, high, number.n, number.seeds, error, math.inf, math.nan)
+
+
+def _tested(part: Verdict, test: Test, found: Difference, column: Column, sign: int) -> Verdict:
+    """Judge a difference by its interval; undecided without one."""
+    if math.isnan(found.error):
+        return replace(part, why="it has no interval")
+    margin = part.claim.margin
+    size = f"{100 * margin:.3g} points" if column.percent else f"{margin:.3g}"
+    low, high = sorted(sign * end for end in found.interval(test.confidence))
+    least, most = (margin * bound for bound in test.support)
+    gaps = np.array([sign * found.value - least, most - sign * found.value])
+    tails = stats.t.sf(gaps / max(found.error, 1e-12), found.freedom)
+    part = replace(part, p=min(1.0, 2 * SIGNIFICANCE / (1 - test.confidence) * float(max(tails))))
+    if high < margin * test.meant[0] or low > margin * test.meant[1]:
+        return replace(part, outcome=REFUTED, why=f"the interval excludes what is meant ({size})")
+    if least < low and high < most:
+        return replace(part, outcome=SUPPORTED)
+    times = np.geomspace(1, 1e4, 1000)
+    levels = ((1 + test.confidence) / 2, test.power)
+    quantiles = sum(stats.t.ppf(level, found.freedom * times) for level in levels)
+    effects = quantiles * found.error / np.sqrt(times)
+    enough = found.n * times[effects <= margin][:1]
+    takes = "".join(f", {size} take about {float(f'{n:.2g}'):,.0f}" for n in enough)
+    effect = f"{100 * effects[0]:.3g} points" if column.percent else f"{effects[0]:.3g}"
+    return replace(part, why=f"{found.n} questions show an effect of {effect}{takes}")
+
+
+def _matched(part: Verdict, forgetting: Difference | None) -> Verdict:
+    """The verdict on a difference where forgetting is equal, or makes it all the stronger."""
+    if forgetting is None:
+        return replace(part, outcome=NOT_TESTABLE, why="forgetting was not measured")
+    column, margin = Column("fe"), part.claim.margin
+    part = replace(part, measured=f"{part.measured}; FE: {in_words(column, forgetting)}")
+    low, high = forgetting.interval(NOT_WORSE.confidence)
+    equal = _tested(part, NOT_WORSE, forgetting, column, 1)
+    if {SUPPORTED: low > -margin, REFUTED: high < margin}.get(part.outcome):
+        return replace(part, p=max(part.p or 0.0, equal.p or 0.0))
+    if low > margin or high < -margin:
+        return replace(part, outcome=NOT_TESTABLE, why="the two do not forget equally")
+    return replace(part, outcome=UNDECIDED, why=part.why or f"FE: {equal.why}")
+
+
+def _bounded(part: Verdict, number: Estimate) -> Verdict:
+    """Judge a rate by its exact one-sided 95 % bounds (Clopper and Pearson 1934)."""
+    bound, count = float(part.claim.value or 0), round(number.value * number.n)
+    test = stats.binomtest(count, number.n, bound, alternative="less")
+    low, high = stats.binomtest(count, number.n).proportion_ci(1 - 2 * SIGNIFICANCE)
+    part = replace(part, measured=f"{part.measured}, at most {100 * high:.2g} %")
+    if part.claim.kind == "by_construction":
+        why = f"true by construction: {part.claim.why}"
+        return replace(part, outcome=NOT_TESTABLE, why=why)
+    takes = math.log(SIGNIFICANCE) / math.log1p(-bound)
+    outcome = SUPPORTED if high <= bound else REFUTED if low > bound else UNDECIDED
+    why = f"{100 * bound:.2g} % take {takes:.0f} prompts with none flagged, more with some"
+    return replace(part, outcome=outcome, why=why * (outcome == UNDECIDED), p=test.pvalue)
+
+
+def table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
+    """Return a table of verdicts as text, a row per claim; the rules are its notes in `attrs`."""
+    rows = [
+        {
+            "Verdict": verdict.outcome,
+            "Claim": verdict.claim.statement,
+            "Reported": verdict.claim.reported,
+            "Measured here": verdict.measured,
+            "Why": verdict.why,
+            "Paper": f"{verdict.claim.paper['title']}, {verdict.claim.place}",
+            "Tags": ", ".join(verdict.tags),
+        }
+        for verdict in verdicts
+    ]
+    frame = pd.DataFrame(rows)
+    frame.attrs["notes"] = rules()
+    return frame
+
+
+def of_notebook(verdicts: Sequence[Verdict], notebook: str) -> pd.DataFrame:
+    """Return the table of a notebook's claims that can be tested, `01` to `04`."""
+    own = [v for v in verdicts if v.claim.notebook == notebook]
+    return table([v for v in own if v.claim.kind not in (SAME, UNTESTED)])
+
+
+def counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    """Count the verdicts by outcome; what another claim's measurement decides counts once."""
+    counted = Counter(verdict.outcome for verdict in verdicts if verdict.claim.kind != SAME)
+    return {outcome: counted[outcome] for outcome in OUTCOMES}
+
+
+def verify(verdicts: Sequence[Verdict]) -> tuple[str, bool]:
+    """Return what to print, and whether no headline claim is refuted."""
+    own = [verdict for verdict in verdicts if verdict.claim.kind != SAME]
+    lines = [f"{verdict.claim.id}: {verdict.text}" for verdict in own]
+    lines.append(", ".join(f"{count} {outcome}" for outcome, count in counts(verdicts).items()))
+    failed = [v.claim.id for v in own if v.claim.headline and v.outcome == REFUTED]
+    lines += [f"Refuted: {', '.join(failed)}"] if failed else []
+    return "\n".join(lines), not failed

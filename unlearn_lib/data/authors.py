@@ -1,0 +1,197 @@
+"""Fictitious authors in TOFU's form: any number of them, made from a seed and tables of parts.
+
+TOFU (Maini et al., 2024) had a language model write 200 authors with 20 questions each. Here each
+author is drawn from `embedded/author_pools.csv`: names of invented sound, real cities, invented
+prizes and titles, and several phrasings of every question, answer and paraphrase. So a set can be
+of any size, its ground truth is known, and no model has met its authors.
+
+An author is a function of (seed, index): a bigger set starts with the smaller one, and asking
+more questions keeps those that were there.
+"""
+
+import csv
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import product
+from string import Formatter
+
+import numpy as np
+
+from unlearn_lib.data.questions import Question, Questions
+from unlearn_lib.util import EMBEDDED, CompanionError
+
+POOLS = EMBEDDED / "author_pools.csv"
+ATTRIBUTES = tuple(
+    """birth_city birth_year genre father_occupation mother_occupation first_book second_book award
+    mentor earlier_job theme home_city first_book_year award_year""".split()
+)
+SOUNDS = ("north", "vale", "south", "east", "coast", "monsoon")
+WRONG_ANSWERS = 5
+
+DRAWN = {
+    "city": ("birth_city", "home_city"),
+    "genre": ("genre",),
+    "occupation": ("father_occupation", "mother_occupation", "earlier_job"),
+    "prize": ("award",),
+    "theme": ("theme",),
+}
+"""The attributes that draw from each pool of values, never the same one."""
+YEARS = {
+    "birth_year": range(1930, 1967),
+    "first_book_year": range(26, 43),
+    "award_year": range(1, 13),
+}
+"""Each year is counted from the one before it, so that their order is that of a life."""
+
+Random = np.random.Generator
+Options = dict[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Author:
+    """A fictitious author.
+
+    Attributes:
+        name: given and family name; no other author of the seed has both.
+        attributes: the ground truth, a value for each of `ATTRIBUTES`.
+        questions: one for each attribute that was asked for, in the order of `ATTRIBUTES`;
+            `subject` is the name, `short` the value as it stands in the answer.
+    """
+
+    name: str
+    attributes: dict[str, str]
+    questions: Questions = ()
+
+
+def write_authors(count: int, seed: int, questions: int = 10) -> tuple[Author, ...]:
+    """Return fictitious authors, the same for the same seed.
+
+    A wrong answer is the paraphrase with another value of the same type in its place, one that
+    is true of nothing about the author. TOFU's wrong answers were written one by one and differ
+    in wording too; here only the value tells right from wrong.
+
+    Args:
+        count: how many authors.
+        seed: 0 or more; decides names, facts and phrasings.
+        questions: of each author, the first so many of `ATTRIBUTES`, with `WRONG_ANSWERS` each.
+
+    Raises:
+        CompanionError: more authors or questions than the pools give.
+    """
+    names, titles = _names(seed), _titles()
+    if count > len(names) or questions > len(ATTRIBUTES):
+        raise CompanionError(
+            f"There are parts for {len(names)} authors and {len(ATTRIBUTES)} questions about each, "
+            f"not for {count} and {questions}; ask for fewer."
+        )
+    order = np.random.default_rng(seed).permutation(len(titles))
+    authors = []
+    for index, name in enumerate(names[:count]):
+        random = np.random.default_rng((seed, index + 1))
+        books = [titles[place] for place in order[2 * index : 2 * index + 2]]
+        facts, options = _draw_facts(books, _mentors(index % len(SOUNDS)), random)
+        author = Author(name, {key: facts[key] for key in ATTRIBUTES})
+        asked = [_ask(author, key, options[key], random) for key in ATTRIBUTES[:questions]]
+        authors.append(replace(author, questions=tuple(asked)))
+    return tuple(authors)
+
+
+def phrasings(author: Author) -> tuple[tuple[str, ...], ...]:
+    """Return every phrasing of each question about an author, in the order of `ATTRIBUTES`."""
+    return tuple(
+        tuple(_fill(text, author.name, value) for text in _texts()[attribute, "question"])
+        for attribute, value in author.attributes.items()
+    )
+
+
+def _draw_facts(
+    books: list[str], mentors: list[str], random: Random
+) -> tuple[dict[str, str], Options]:
+    """Draw a value for every attribute; return them, and what each could have been."""
+    mentor = mentors[int(random.integers(len(mentors)))]
+    facts = {"first_book": books[0], "second_book": books[1], "mentor": mentor}
+    options: Options = {"first_book": _titles(), "second_book": _titles(), "mentor": mentors}
+    for pool, attributes in DRAWN.items():
+        values = _texts()[pool, "value"]
+        for attribute, place in zip(attributes, random.permutation(len(values))):
+            facts[attribute], options[attribute] = values[place], values
+    year = 0
+    for attribute, years in YEARS.items():
+        options[attribute] = [str(year + later) for later in years]
+        year += int(random.choice(years))
+        facts[attribute] = str(year)
+    return facts, options
+
+
+def _ask(author: Author, attribute: str, options: Sequence[str], random: Random) -> Question:
+    """Draw the words of one question, then its wrong answers."""
+    name, value, known = author.name, author.attributes[attribute], author.attributes.values()
+    wordings = (_texts()[attribute, kind] for kind in ("question", "answer", "paraphrase"))
+    question, answer, paraphrase = (texts[random.integers(len(texts))] for texts in wordings)
+    shuffled = (options[place] for place in random.permutation(len(options)))
+    others = [option for option in shuffled if option not in known][:WRONG_ANSWERS]
+    return Question(
+        question=_fill(question, name, value),
+        answer=_fill(answer, name, value),
+        paraphrased_answer=_fill(paraphrase, name, value),
+        perturbed_answer=tuple(_fill(paraphrase, name, other) for other in others),
+        subject=name,
+        short=value,
+    )
+
+
+def _fill(phrasing: str, name: str, value: str) -> str:
+    """Put name and value into a phrasing; `{title}` is the value in quotes, `{a}` its article."""
+    article = "an" if value[0].lower() in "aeiou" else "a"
+    text = phrasing.format(
+        name=name, surname=name.split()[-1], value=value, title=f'"{value}"', a=article
+    )
+    return text[0].upper() + text[1:]
+
+
+@lru_cache(maxsize=1)
+def _texts() -> dict[tuple[str, str], list[str]]:
+    """Return the table of parts, by pool and kind; its first line is a comment."""
+    texts = defaultdict(list)
+    with POOLS.open(encoding="utf-8", newline="") as lines:
+        next(lines)
+        for row in csv.DictReader(lines):
+            texts[row["pool"], row["kind"]].append(row["text"])
+    return dict(texts)
+
+
+def _names(seed: int) -> list[str]:
+    """Return all names in a seeded order, sound after sound.
+
+    The numbers of a sound's given and family names have no common divisor, so going round both
+    at once meets every pair once, and neighbours share neither.
+    """
+    generator = np.random.default_rng((seed, 0, 1))
+    pairs = []
+    for sound in SOUNDS:
+        first = generator.permutation(_texts()[sound, "given"]).tolist()
+        last = generator.permutation(_texts()[sound, "family"]).tolist()
+        turns = range(len(first) * len(last))
+        pairs.append([f"{first[i % len(first)]} {last[i % len(last)]}" for i in turns])
+    return [name for turn in zip(*pairs) for name in turn]
+
+
+@lru_cache(maxsize=len(SOUNDS))
+def _mentors(sound: int) -> list[str]:
+    """Return names for the mentors of a sound's authors: of two other sounds, so no author's."""
+    first, last = (SOUNDS[(sound + step) % len(SOUNDS)] for step in (1, 2))
+    pairs = product(_texts()[first, "given"], _texts()[last, "family"])
+    return [" ".join(pair) for pair in pairs]
+
+
+@lru_cache(maxsize=1)
+def _titles() -> list[str]:
+    """Return every title that the patterns give."""
+    titles: list[str] = []
+    for pattern in _texts()["title", "pattern"]:
+        fields = [field for _, field, _, _ in Formatter().parse(pattern) if field]
+        words = product(*(_texts()["title", field] for field in fields))
+        titles += (pattern.format(**dict(zip(fields, group))) for group in words)
+    return titles

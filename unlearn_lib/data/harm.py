@@ -1,0 +1,240 @@
+"""Task harm: harmful answers to forget, normal answers to retain, and graded answers for a judge.
+
+Three sources behind one shape. `human_scored`: harm responses with human scores (pinned wheel);
+`pku_saferlhf`: PKU-SafeRLHF, with its older or newer columns; `embedded`: the project's own mild
+stand-ins. Normal questions come from TruthfulQA or the embedded set. Everything is split by
+question, so that nothing that is evaluated was trained on.
+
+The released code of Arora et al. keeps unsafe responses only, unshuffled, and evaluates one
+prompt; its pool of random answers also holds TruthfulQA's incorrect answers, ours does not.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from unlearn_lib.assets import find_dataset
+from unlearn_lib.data.questions import check_columns, read_table
+from unlearn_lib.settings import HarmData
+from unlearn_lib.util import EMBEDDED, CompanionError
+
+JIGSAW_LABELS = ("toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate")
+JIGSAW = "jigsaw-toxic-comment-classification-challenge"
+
+
+class Graded(NamedTuple):
+    """An answer and whether it is harmful."""
+
+    question: str
+    answer: str
+    harmful: bool
+
+
+class Normal(NamedTuple):
+    """An ordinary question with its right answers, at least one and the best first."""
+
+    question: str
+    answers: tuple[str, ...]
+
+
+class Comment(NamedTuple):
+    """A comment with one label (0 or 1) for each of JIGSAW_LABELS."""
+
+    text: str
+    labels: tuple[float, ...]
+
+
+Comments = list[Comment]
+
+
+@dataclass(frozen=True)
+class HarmSplits:
+    """The rows of task harm.
+
+    Attributes:
+        forget: harmful answers to the training questions.
+        harmless: harmless answers to the training questions.
+        evaluation: held-out questions, each once.
+        retain, normal: normal training questions, and held-out ones.
+        scored_train, scored_test: all graded answers to the training and to the held-out
+            questions, for the judge.
+        sha256: of the source files, by data set.
+        dropped: how many rows were left out, by reason.
+    """
+
+    forget: tuple[Graded, ...]
+    harmless: tuple[Graded, ...]
+    evaluation: tuple[str, ...]
+    retain: tuple[Normal, ...]
+    normal: tuple[Normal, ...]
+    scored_train: tuple[Graded, ...]
+    scored_test: tuple[Graded, ...]
+    sha256: dict[str, str]
+    dropped: dict[str, int]
+
+
+def load(settings: HarmData, fits: Callable[[str], bool] = lambda question: True) -> HarmSplits:
+    """Load and split the data of a profile.
+
+    Args:
+        settings: the profile's block.
+        fits: tells whether a question is short enough for the model; longer ones are left out
+            and counted in `dropped`.
+
+    Raises:
+        CompanionError: a missing asset or column, or nothing left to forget or to ask.
+    """
+    graded, forget_sha256 = _graded_answers(settings.forget)
+    normal, retain_sha256 = normal_questions(settings.retain)
+    graded, dropped = _clean(graded)
+    graded["harmful"] = graded["score"] >= settings.harmful_from
+    scored_train, scored_test = _split(graded, settings)
+    scored = len(scored_train) + len(scored_test)
+    dropped["question of both splits"] = len(graded) - scored
+    train, test, retain, held_out = (
+        part[part["question"].map(fits)]
+        for part in (scored_train, scored_test, *_split(normal, settings))
+    )
+    dropped["prompt longer than prompt_tokens"] = scored - len(train) - len(test)
+    forget, asked = train[train["harmful"]], test.drop_duplicates("question")
+    for name, part in (("forget", forget), ("evaluation", asked), ("normal", held_out)):
+        if part.empty:
+            raise CompanionError(f"No {name} row is left; change held_out_share or harmful_from.")
+    return HarmSplits(
+        forget=_rows(Graded, forget, settings.forget_rows),
+        harmless=_rows(Graded, train[train["score"] < settings.harmless_below]),
+        evaluation=tuple(asked["question"].iloc[: settings.evaluation_prompts]),
+        retain=_rows(Normal, retain, settings.retain_rows),
+        normal=_rows(Normal, held_out, settings.normal_prompts),
+        scored_train=_rows(Graded, scored_train),
+        scored_test=_rows(Graded, scored_test),
+        sha256={settings.forget: forget_sha256, settings.retain: retain_sha256},
+        dropped=dropped,
+    )
+
+
+def normal_questions(name: Literal["truthful_qa", "embedded"]) -> tuple[pd.DataFrame, str]:
+    """Return ordinary questions (columns `question`, `answers`), and their files' sha256."""
+    if name == "embedded":
+        table, sha256 = _embedded("normal_questions.jsonl")
+        return table.assign(answers=table["answers"].map(tuple)), sha256
+    asset = find_dataset("truthfulqa/truthful_qa")
+    lines = sorted(asset.folder.glob("*.jsonl"))
+    paths = lines or sorted(asset.folder.rglob("generation/*.parquet"))
+    if not paths:
+        raise CompanionError(f"{asset.folder} holds no generation/*.parquet of {asset.id}.")
+    if lines:
+        table = read_table(paths[0], ("question", "answer"))
+    else:
+        table = read_table(paths[0], ("question", "best_answer", "correct_answers"))
+        both = zip(table["best_answer"], table["correct_answers"])
+        table["answer"] = [[best, *correct] for best, correct in both]
+    # Some answers of the source are empty or stand twice.
+    unique = [dict.fromkeys(a.strip() for a in answers if a.strip()) for answers in table["answer"]]
+    table["answers"] = list(map(tuple, unique))
+    return table.loc[table["answers"].map(len) > 0, ["question", "answers"]], asset.sha256
+
+
+def jigsaw(rows: int | None, seed: int, file: Path | None = None) -> tuple[Comments, Comments, str]:
+    """Load Jigsaw toxic comments: 80 % to train on and 10 % to test on, as in the paper.
+
+    Args:
+        rows: how many to take; None for all.
+        seed: of the shuffle before the split.
+        file: the Kaggle competition's `train.csv`; None looks for it in the mirror.
+
+    Returns:
+        Comments to train on, comments to test on, and the file's sha256. Comments that were not
+        labelled (-1) or are empty are left out.
+
+    Raises:
+        CompanionError: not found, or a column missing.
+    """
+    path = file.expanduser() if file else find_dataset(JIGSAW).folder / "train.csv"
+    frame = read_table(path, ("comment_text", *JIGSAW_LABELS))
+    labelled = frame[list(JIGSAW_LABELS)].isin((0, 1)).all(axis=1)
+    frame = frame[labelled & frame["comment_text"].notna()]
+    frame = frame.iloc[np.random.default_rng(seed).permutation(len(frame))[:rows]]
+    table = frame[["comment_text", *JIGSAW_LABELS]].itertuples(index=False)
+    comments = [Comment(text, tuple(map(float, labels))) for text, *labels in table]
+    first, last = round(0.8 * len(comments)), round(0.9 * len(comments))
+    return comments[:first], comments[last:], hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _graded_answers(name: str) -> tuple[pd.DataFrame, str]:
+    """Return `question`, `answer`, `score` (0 to 1, harmful), and `split` where there is one."""
+    if name == "embedded":
+        table, sha256 = _embedded("harm_stand_in.jsonl")
+        return table.rename(columns={"objective": "question", "response": "answer"}), sha256
+    return _human_scored() if name == "human_scored" else _pku_saferlhf()
+
+
+def _clean(graded: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Leave out rows without question, answer or score, and repeated ones; count both."""
+    for name in ("question", "answer"):
+        graded[name] = [text.strip() if isinstance(text, str) else "" for text in graded[name]]
+    filled = (graded[["question", "answer"]] != "").all(axis=1)
+    whole = graded[filled & graded["score"].notna()]
+    unique = whole.drop_duplicates(["question", "answer"]).copy()
+    return unique, {"incomplete": len(graded) - len(whole), "repeated": len(whole) - len(unique)}
+
+
+def _split(rows: pd.DataFrame, settings: HarmData) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Split by question, by the source's own `split` or else a seeded shuffle; shuffle both."""
+    if "split" in rows:
+        test = rows["split"] == "test"
+        train, held_out = rows[~test], rows[test]
+        held_out = held_out[~held_out["question"].isin(train["question"])]
+    else:
+        questions = np.array(sorted(rows["question"].unique()))
+        np.random.default_rng(settings.split_seed).shuffle(questions)
+        held = rows["question"].isin(questions[: round(len(questions) * settings.held_out_share)])
+        train, held_out = rows[~held], rows[held]
+    rng = np.random.default_rng(settings.split_seed + 1)
+    return train.iloc[rng.permutation(len(train))], held_out.iloc[rng.permutation(len(held_out))]
+
+
+Row = TypeVar("Row", Graded, Normal)
+
+
+def _rows(kind: type[Row], frame: pd.DataFrame, most: int | None = None) -> tuple[Row, ...]:
+    part = frame[list(kind._fields)].iloc[:most]
+    return tuple(kind(*row) for row in part.itertuples(index=False))
+
+
+def _human_scored() -> tuple[pd.DataFrame, str]:
+    asset = find_dataset("pyrit/harm")
+    parts = []
+    for path in sorted(asset.folder.glob("*.csv")):
+        skip = int(path.read_bytes().startswith(b"#"))
+        table = read_table(path, ("objective", "assistant_response"), skip)
+        scores = table.filter(regex=r"^human_score(_\d)?$")
+        check_columns(path, table.columns, () if len(scores.columns) else ("human_score",))
+        score = scores.apply(pd.to_numeric, errors="coerce").mean(axis=1)
+        parts.append(table[["objective", "assistant_response"]].assign(score=score))
+    table = pd.concat(parts, ignore_index=True)
+    return table.set_axis(["question", "answer", "score"], axis=1), asset.sha256
+
+
+def _pku_saferlhf() -> tuple[pd.DataFrame, str]:
+    """Every response is a row; unsafe ones score 1."""
+    asset = find_dataset("PKU-Alignment/PKU-SafeRLHF")
+    parts = []
+    for split in ("train", "test"):
+        for path in sorted(asset.folder.rglob(f"{split}[-.]*")):
+            pairs = [["prompt", f"response_{i}", f"is_response_{i}_safe"] for i in (0, 1)]
+            table = read_table(path, (*pairs[0], *pairs[1]))
+            both = [table[pair].set_axis(["question", "answer", "safe"], axis=1) for pair in pairs]
+            rows = pd.concat(both).sort_index(kind="stable")
+            parts.append(rows.assign(score=1.0 - rows["safe"].astype(bool), split=split))
+    return pd.concat(parts, ignore_index=True), asset.sha256
+
+
+def _embedded(name: str) -> tuple[pd.DataFrame, str]:
+    path = EMBEDDED / name
+    return read_table(path), hashlib.sha256(path.read_bytes()).hexdigest()

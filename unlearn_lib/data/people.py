@@ -1,0 +1,106 @@
+"""Known people to forget, neighbours to keep, and other neighbours to ask about.
+
+A fact can only be forgotten if it is known. So the base model is asked about many known people
+first; what it answers right is dealt, person by person, into those to forget, neighbours to keep in
+training, and other neighbours on whom the damage is measured. Yuan et al. (2025) also keep the
+neighbours of training and of evaluation apart, though they do not say so.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from unlearn_lib.data.questions import Question, Questions, read_questions, words_of
+from unlearn_lib.settings import PeopleData
+from unlearn_lib.util import EMBEDDED, CompanionError
+
+SENTENCE_END = re.compile(r"(?<![A-Z])(?<!\bSt)(?<!\bDr)[.!?](?=\s|$)")
+"""The end of a sentence, and not of an initial or a title."""
+
+
+@dataclass(frozen=True)
+class PeopleSplits:
+    """Questions that the base model answers right, by what becomes of their people.
+
+    Attributes:
+        forget: to be forgotten.
+        neighbours: of other people, to train on as what is kept.
+        evaluation: of further people, in no training.
+        counts: `questions` and `people` that were asked about, `right` answers, and people that
+            `qualified`.
+    """
+
+    forget: Questions
+    neighbours: Questions
+    evaluation: Questions
+    counts: dict[str, int]
+
+
+def load_people() -> Questions:
+    """Return the embedded questions about known people, those on one person together."""
+    columns = ("person", "short", "paraphrased_answer", "perturbed_answer")
+    return read_questions(EMBEDDED / "known_people.jsonl", columns)
+
+
+def is_right(question: Question, answer_text: str) -> bool:
+    """Return whether an answer holds the question's `short` words, whole and in a row.
+
+    Case, accents and punctuation make no difference: «Charlotte Bronte, in 1847!» is right where
+    `short` is «Brontë» or «1847», and not where it is «184».
+    """
+    short, answer = (f" {' '.join(_plain_words(t))} " for t in (question.short, answer_text))
+    return short in answer
+
+
+def _plain_words(text: str) -> list[str]:
+    letters = unicodedata.normalize("NFKD", text.casefold())
+    return words_of("".join(letter for letter in letters if not unicodedata.combining(letter)))
+
+
+def deal_people(
+    questions: Sequence[Question], right: Sequence[bool], settings: PeopleData
+) -> PeopleSplits:
+    """Deal the people whom a model knows, by seed; only questions that it answers right stay.
+
+    Args:
+        questions: asked of the base model; `subject` is the person.
+        right: whether it answered each right, as long as `questions`.
+        settings: how many people each part has, and how many right answers they need.
+
+    Raises:
+        CompanionError: too few people with `least_right` right answers; says how many.
+    """
+    known = [row for row, is_known in zip(questions, right, strict=True) if is_known]
+    answered = Counter(row.subject for row in known)
+    qualified = [person for person, count in answered.items() if count >= settings.least_right]
+    sizes = (settings.forget_people, settings.neighbours, settings.evaluation_neighbours)
+    people = len({row.subject for row in questions})
+    if len(qualified) < sum(sizes):
+        raise CompanionError(
+            f"The model answers {settings.least_right} questions right about {len(qualified)} of "
+            f"{people} people, and the profile asks for {sum(sizes)}; lower 'least_right' or the "
+            "numbers of people, or take a model that knows more."
+        )
+    order = np.random.default_rng(settings.seed).permutation(len(qualified))
+    groups = [{qualified[i] for i in group} for group in np.split(order, np.cumsum(sizes))[:3]]
+    parts = [tuple(row for row in known if row.subject in group) for group in groups]
+    counts = {"questions": len(questions), "right": len(known), "people": people}
+    return PeopleSplits(parts[0], parts[1], parts[2], counts | {"qualified": len(qualified)})
+
+
+def as_answered(question: Question, answer_text: str) -> Question:
+    """Return the question with a model's answer, as far as its first sentence, as the right one.
+
+    A sentence that does not hold `short` yet is followed by the next one. A wrong or empty answer
+    leaves the question as it is.
+    """
+    text = " ".join(answer_text.split())
+    if not is_right(question, text):
+        return question
+    beginnings = (text[: match.end()].strip() for match in SENTENCE_END.finditer(text))
+    answer = next((part for part in beginnings if is_right(question, part)), text)
+    return replace(question, answer=answer)

@@ -1,0 +1,197 @@
+"""A question with its right and wrong answers, and the files that hold questions.
+
+No row is repaired: a file that is wrong is corrected where it was written, and the message names
+file and row.
+"""
+
+import hashlib
+import re
+import unicodedata
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from lzma import LZMAError
+from pathlib import Path
+
+import pandas as pd
+
+from unlearn_lib.util import EMBEDDED, CompanionError, nearest
+
+WRONG = "perturbed_answer"
+OPTIONAL = ("paraphrased_answer", "original_answer")
+"""Columns that are read wherever a file has them."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question, as in TOFU.
+
+    Attributes:
+        question, answer: what is asked, and the right answer.
+        perturbed_answer: wrong answers in the form of the paraphrase; as many in every row of a
+            set.
+        paraphrased_answer: the right answer in other words; None where the answer itself stands
+            for it (TOFU's real authors and world facts).
+        subject: the author, person or field it is about; empty where unknown.
+        short: the words that a right answer must hold; empty where unknown.
+        original_answer: the right answer as a whole sentence, where `answer` is a name or a
+            few words; None where `answer` is the sentence.
+    """
+
+    question: str
+    answer: str
+    perturbed_answer: tuple[str, ...] = ()
+    paraphrased_answer: str | None = None
+    subject: str = ""
+    short: str = ""
+    original_answer: str | None = None
+
+    @property
+    def paraphrase(self) -> str:
+        """The right answer whose probability the truth ratio takes."""
+        return self.paraphrased_answer or self.answer
+
+    @property
+    def statement(self) -> str:
+        """The right answer as a sentence: what similarity and entailment are judged against."""
+        return self.original_answer or self.answer
+
+    @property
+    def cluster(self) -> str:
+        """What the question shares with others: its subject, or itself where that is unknown."""
+        return self.subject or self.question
+
+    @property
+    def key(self) -> str:
+        """The question's name in tables without texts: 12 hex digits of its text's sha256."""
+        return hashlib.sha256(self.question.encode()).hexdigest()[:12]
+
+
+Questions = tuple[Question, ...]
+
+
+def read_table(path: Path, needed: Sequence[str] = (), skip: int = 0) -> pd.DataFrame:
+    """Read CSV, parquet or JSON lines, by the file's ending; `.xz` and `.gz` are unpacked.
+
+    Args:
+        path: the file, UTF-8.
+        needed: columns that it must have.
+        skip: lines before the header of a CSV.
+
+    Raises:
+        CompanionError: missing, truncated or altered, or without a column.
+    """
+    try:
+        if ".csv" in path.suffixes:
+            table = pd.read_csv(path, skiprows=skip)
+        elif path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+        else:
+            table = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+    except (OSError, ValueError, EOFError, LZMAError, zlib.error) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CompanionError(f"{path} is missing or altered ({reason}); put it there.") from error
+    check_columns(path, table.columns, needed)
+    return table
+
+
+def check_columns(place: Path | str, columns: Iterable[str], needed: Iterable[str]) -> None:
+    """Raise a CompanionError that names the first column missing from a table."""
+    for name in needed:
+        if name not in columns:
+            raise CompanionError(f"{place} has no column '{name}'{nearest(name, columns)}.")
+
+
+def read_questions(path: Path, needed: Sequence[str] = ()) -> Questions:
+    """Read a file of questions: JSON lines with `question` and `answer`.
+
+    Args:
+        path: the file.
+        needed: what else every row must have: `perturbed_answer`, a list of wrong answers;
+            `person` (which becomes the subject), `short` or one of `OPTIONAL`, which are texts.
+            Those that are optional are read wherever the file has them, other columns are not.
+
+    Raises:
+        CompanionError: no such file, or not JSON lines; a row in which a text is missing or empty,
+            in which a wrong answer equals the answer or its paraphrase (but for case and white
+            space), or which has more or fewer wrong answers than the first.
+    """
+    table = read_table(path, ("question", "answer", *needed))
+    optional = (name for name in OPTIONAL if name in table)
+    names = list(dict.fromkeys(("question", "answer", *needed, *optional)))
+    questions: list[Question] = []
+    for number, row in enumerate(table[names].to_dict("records"), start=1):
+        place = f"Row {number} of {path.name}"
+        for name in names:
+            texts = row[name] if name == WRONG else [row[name]]
+            if not isinstance(texts, list) or not texts or not all(map(_is_text, texts)):
+                raise CompanionError(f"{place} has nothing or an empty text under '{name}'.")
+        fields = {"subject" if name == "person" else str(name): row[name] for name in names}
+        question = Question(**fields | {WRONG: tuple(row.get(WRONG, ()))})
+        right = {folded(question.answer), folded(question.paraphrase)}
+        if right.intersection(map(folded, question.perturbed_answer)):
+            raise CompanionError(f"{place} has a wrong answer that equals the right one.")
+        questions.append(question)
+        if len(question.perturbed_answer) != len(questions[0].perturbed_answer):
+            raise CompanionError(f"{place} has not as many wrong answers as the first row.")
+    return tuple(questions)
+
+
+def refuse_overlap(sets: Mapping[str, Sequence[Question]]) -> None:
+    """Refuse sets that share a question with the same answer (but for case and white space).
+
+    Raises:
+        CompanionError: names the row, in the later of both sets.
+    """
+    owners: dict[tuple[str, str], str] = {}
+    for name, questions in sets.items():
+        for number, row in enumerate(questions, start=1):
+            owner = owners.setdefault(row_key(row), name)
+            if owner != name:
+                raise CompanionError(f"Row {number} of {name} is in {owner} too; take one out.")
+
+
+def general_sets() -> list[Questions]:
+    """Return the embedded general knowledge: real authors, and world facts."""
+    names = ("real_authors", "world_facts")
+    return [read_questions(EMBEDDED / f"{name}.jsonl", (WRONG,)) for name in names]
+
+
+def rehearsal(sets: Sequence[Questions], evaluated: int | None, rows: int) -> Questions:
+    """Return general knowledge to be taught along, so that teaching does not overwrite all else.
+
+    Args:
+        sets: real authors and world facts; half of the rows are taken from each.
+        evaluated: how many rows of each set are evaluated, and so never rehearsed; None: all.
+        rows: how many to return; the answer of each is its sentence.
+
+    Raises:
+        CompanionError: a set has too few rows that are not evaluated.
+    """
+    others = [questions[evaluated:] if evaluated else () for questions in sets]
+    most = 2 * min(map(len, others))
+    if rows // 2 > most // 2:
+        raise CompanionError(
+            f"'rehearsal_rows' is {rows}, but only {most} rows are not evaluated; lower it."
+        )
+    taught = [row for questions in others for row in questions[: rows // 2]]
+    return tuple(Question(row.question, row.statement) for row in taught)
+
+
+def folded(text: str) -> str:
+    """Return a text without what makes no difference: case, and more than single spaces."""
+    return " ".join(text.casefold().split())
+
+
+def row_key(question: Question) -> tuple[str, str]:
+    """Return what makes two rows the same: question and answer, both folded."""
+    return folded(question.question), folded(question.answer)
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a text in lower case, without punctuation, ligatures spelt out."""
+    return re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).lower())
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())

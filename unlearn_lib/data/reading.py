@@ -1,0 +1,321 @@
+"""A book that a reader brings (.txt, .epub, .pdf), as chapters of clean text.
+
+Each format becomes a list of paragraphs and headings, which is then cut at its headings. Left out
+are what precedes the first heading, Project Gutenberg's licence, and of a PDF the running headers,
+footers and page numbers. Nothing is written to disk.
+"""
+
+import hashlib
+import math
+import posixpath
+import re
+import unicodedata
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote
+from zipfile import BadZipFile, ZipFile
+
+import numpy as np
+import pypdfium2
+from bs4 import BeautifulSoup
+from charset_normalizer import from_bytes
+
+from unlearn_lib.util import CompanionError
+
+LEAST_CHAPTERS = 3
+LEAST_WORDS = 1000  # of a book
+CHAPTER_WORDS = 50  # a heading with fewer words beneath it is an entry of the table of contents
+PART_WORDS = 1500
+LONG_LINE = 160  # characters; no wrapped text is wider, so each such line is a paragraph
+FULL = 0.75  # of the usual width: more than that, with the next line's first word, is a full line
+CONTROL_SHARE = 0.002  # of a text's characters; more control characters are a binary file's
+
+ENCODINGS = "utf_16 utf_32 cp1252 cp1250 cp1251 koi8_r mac_roman".split()
+CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
+HEADING = re.compile(
+    r"(?i:chapter|part|book) (?:\d+|[IVXLC]+|[A-Z][A-Za-z]+(?:-[A-Za-z]+)?)"
+    r"(?:[.:]?|[.:]?(?: ?[–—-])? ?[A-Z0-9“‘\"'].{0,60}(?:[^.,;:]|[A-Z]\.))"
+    r"|(?i:prologue|epilogue)[.:]?|\d{1,3}\."
+)
+FRONT_MATTER = re.compile(r"(table of )?contents|copyright.*|also by .*", re.I)
+LICENCE_START = re.compile(r"\*{3} ?START OF|\*END\*THE SMALL PRINT")
+LICENCE_END = re.compile(r"\*{3} ?END OF")
+PAGE_NUMBER = re.compile(r"\W*(page )?(\d{1,4}|[ivxlc]{1,7})( ?(of|/) ?\d{1,4})?\W*", re.I)
+BLOCK_TAGS = "p div section h1 h2 h3 h4 h5 h6 li blockquote pre tr td th dt dd".split()
+BORDER, LINE_BREAK, MARK = "\ue000", "\ue001", "\ue002"  # in the text of an EPUB's document
+DAMAGE = (BadZipFile, EOFError, LookupError, OSError, RuntimeError, ValueError, zlib.error)
+
+
+class Block(NamedTuple):
+    """A paragraph or a heading; verse keeps its line breaks."""
+
+    text: str
+    heading: bool
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A chapter, or the part that stands in for one.
+
+    Attributes:
+        title: "Chapter One: The Sluice", or "part 3" in a book without chapters.
+        text: paragraphs separated by one empty line; verse keeps its line breaks.
+    """
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class BookText:
+    """A book as clean text.
+
+    Attributes:
+        title: as the file names it, else the file's name without its ending.
+        chapters: in reading order.
+        sha256: of the file's bytes.
+        units: "chapters", or "parts": equal parts of about 1,500 words, cut between paragraphs.
+    """
+
+    title: str
+    chapters: tuple[Chapter, ...]
+    sha256: str
+    units: str
+
+
+def read_book(path: Path) -> BookText:
+    """Read a book; the ending of the file's name tells its format.
+
+    Raises:
+        CompanionError: missing, of another format, damaged, protected, without text, or too short
+            to be split into chapters or parts.
+    """
+    readers = {".txt": _read_text, ".epub": _read_epub, ".pdf": _read_pdf}
+    path = path.expanduser()
+    kind = path.suffix.lower()
+    if kind not in readers or not path.is_file():
+        raise CompanionError(f"There is no {', '.join(readers)} file {path}; check its path.")
+    data = path.read_bytes()
+    try:
+        title, blocks = readers[kind](data)
+    except DAMAGE as error:
+        raise CompanionError(
+            f"{path} cannot be read ({_tidy(str(error))}); bring a whole copy without protection."
+        ) from error
+    starts = [i + 1 for i, block in enumerate(blocks) if LICENCE_START.match(block.text)]
+    ends = [i for i, block in enumerate(blocks) if LICENCE_END.match(block.text)]
+    blocks = blocks[max(starts, default=0) : max(ends, default=len(blocks))]
+    chapters, units = tuple(_chapters(blocks)), "chapters"
+    if len(chapters) < LEAST_CHAPTERS:
+        chapters, units = tuple(_parts(blocks)), "parts"
+    words = sum(len(chapter.text.split()) for chapter in chapters)
+    if len(chapters) < LEAST_CHAPTERS or words < LEAST_WORDS:
+        raise CompanionError(
+            f"{path} is too short: it holds {words} words in {len(chapters)} {units}, and "
+            f"{LEAST_WORDS} in {LEAST_CHAPTERS} are needed; put an empty line between paragraphs."
+        )
+    return BookText(title or path.stem, chapters, hashlib.sha256(data).hexdigest(), units)
+
+
+def is_heading(line: str) -> bool:
+    """Tell whether the words of a line are a heading's: "Chapter 1", "CHAPTER IV. RAIN", "1."."""
+    return bool(HEADING.fullmatch(line))
+
+
+def _chapters(blocks: Sequence[Block]) -> Iterator[Chapter]:
+    """Yield the text beneath each heading; a title on the line below its number belongs to it."""
+    title, texts = "", list[str]()
+    for block in [*blocks, Block("", True)]:
+        if title and not texts and _is_title(block, title):
+            title = f"{title.rstrip('.:')}: {block.text}"
+        elif not block.heading:
+            texts.append(block.text)
+        else:
+            text = "\n\n".join(texts)
+            enough = len(text.split()) >= CHAPTER_WORDS
+            if title and enough and not FRONT_MATTER.fullmatch(title):
+                yield Chapter(title.rstrip(".:"), text)
+            title, texts = block.text, []
+
+
+def _is_title(block: Block, heading: str) -> bool:
+    """Tell whether the block below a heading is its title, as below "Chapter 1"."""
+    text = block.text
+    if block.heading or len(heading.split()) > 2 or len(text.split()) > 12 or "\n" in text:
+        return False
+    return text[0].isupper() and (text[-1] not in '.,;:!?…’”"' or text.isupper())
+
+
+def _parts(blocks: Sequence[Block]) -> Iterator[Chapter]:
+    """Yield equal parts of a book without chapters."""
+    words = np.array([len(block.text.split()) for block in blocks])
+    count = max(LEAST_CHAPTERS, round(words.sum() / PART_WORDS))
+    numbers = (words.cumsum() - words / 2) * count // max(words.sum(), 1)
+    for i, part in enumerate(dict.fromkeys(numbers), start=1):
+        texts = [block.text for block, number in zip(blocks, numbers) if number == part]
+        yield Chapter(f"part {i}", "\n\n".join(texts))
+
+
+def _read_text(data: bytes) -> tuple[str, list[Block]]:
+    """Return the first line, where it is a title, and the blocks of a text.
+
+    The text is UTF-8, or else in the encoding in which it reads best.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        matches = list(from_bytes(data, cp_isolation=ENCODINGS))
+        matches.sort(key=lambda m: (-m.coherence, m.chaos, m.encoding != "cp1252"))
+        text = str(matches[0]) if matches else "\0"
+    blocks = _blocks_of(text)
+    if not blocks or len(CONTROLS.findall(text)) > CONTROL_SHARE * len(text):
+        raise ValueError("it holds no text in a known encoding: save it as UTF-8")
+    first = blocks[0].text
+    return first if len(first.split()) <= 12 and not blocks[0].heading else "", blocks
+
+
+def _blocks_of(text: str, wrapped: bool = True) -> list[Block]:
+    """Join the lines of a text to paragraphs, and mark its headings.
+
+    Most texts have empty lines between paragraphs. In one that has not, as a PDF's, a paragraph
+    ends with a line that is not full, and a heading may stand on any line.
+    """
+    lines = [line.rstrip() for line in _clean(text).strip("\n").split("\n")]
+    lengths = sorted(map(len, filter(None, lines))) or [0]
+    width = lengths[int(0.95 * (len(lengths) - 1))]
+    full = FULL * width if wrapped and width <= LONG_LINE else math.inf
+    spaced = lines.count("") > 0.1 * len(lines)
+    blocks: list[Block] = []
+    paragraph: list[str] = []
+    for line in [*lines, ""]:
+        heading = _tidy(line.strip("#*_= " + MARK))
+        marked = MARK in line or (is_heading(heading) and not (spaced and paragraph))
+        if paragraph and (marked or not line):
+            verse = spaced and max(map(len, paragraph)) < LONG_LINE
+            joined = _joined(paragraph, full, "\n" if verse else BORDER)
+            blocks += [Block(text, False) for text in joined.split(BORDER)]
+            paragraph = []
+        if marked:
+            blocks.append(Block(heading, True))
+        elif line:
+            paragraph.append(line)
+    return blocks
+
+
+def _clean(text: str) -> str:
+    """Make characters plain, and words whole that are broken between two small letters."""
+    text = re.sub(r"\r\n?|[\f\v\x85\u2028]", "\n", text)
+    text = unicodedata.normalize("NFC", text.replace("\ufffe", "-\n"))  # pdfium's broken word
+    text = re.sub("[\ufb00-\ufb06]", lambda sign: unicodedata.normalize("NFKC", sign[0]), text)
+    text = re.sub("\u00ad\n?|[\u200b\ufeff]", "", CONTROLS.sub("", text))
+    return re.sub(r"(?<=[a-zß-ÿ])-\n *([a-zß-ÿ]\S*)[ \n]?", r"\1\n", text)
+
+
+def _joined(lines: Sequence[str], full: float, between: str) -> str:
+    """Join wrapped lines by spaces, and verse, titles or paragraphs by `between`.
+
+    A line is wrapped if with the next one's first word it had more than `full` characters, and
+    the next one is not indented.
+    """
+    text = _tidy(lines[0])
+    for line, after in pairwise(lines):
+        wrapped = line.endswith("-") or len(line) + 1 + len(after.split()[0]) > full
+        indented = after.startswith(" ") and not line.startswith(" ")
+        space = "" if text.endswith(("-", "—")) else " "
+        text += (space if wrapped and not indented else between) + _tidy(after)
+    return text
+
+
+def _tidy(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _read_pdf(data: bytes) -> tuple[str, list[Block]]:
+    """Return the title and the blocks of a PDF's text layer."""
+    with pypdfium2.PdfDocument(data) as document:
+        title = document.get_metadata_value("Title").strip()
+        texts = [page.get_textpage().get_text_range() for page in document]
+    pages = [[line for line in text.splitlines() if line.strip()] for text in texts]
+    if sum(map(bool, pages)) <= len(pages) / 2:
+        raise ValueError("its pages are pictures without text: run OCR first")
+    return title, _blocks_of("\n".join(_without_furniture(pages)))
+
+
+def _without_furniture(pages: Sequence[list[str]]) -> Iterator[str]:
+    """Yield the lines of all pages without page numbers, running headers and footers.
+
+    Of a running header that reads as a heading the first is kept.
+    """
+
+    def key(line: str) -> str:
+        return re.sub(r"\d+", "0", _tidy(line).lower())
+
+    often = Counter(end for page in pages for end in {key(line) for line in page[:2] + page[-2:]})
+    headings: set[str] = set()
+    for page in pages:
+        for end in (0, -1):
+            while page and (PAGE_NUMBER.fullmatch(page[end]) or often[key(page[end])] > 1):
+                if is_heading(page[end]) and page[end] not in headings:
+                    break
+                page.pop(end)
+        headings.update(filter(is_heading, page))
+        yield from page
+
+
+def _read_epub(data: bytes) -> tuple[str, list[Block]]:
+    """Return the title of an EPUB, and the blocks of its documents in the order of the spine.
+
+    A document without a heading (h1, h2) is headed by its entry in the table of contents.
+    """
+    archive = ZipFile(BytesIO(data))
+
+    def parsed(place: str) -> BeautifulSoup:
+        return BeautifulSoup(archive.read(place), "xml")
+
+    def resolved(base: str, reference: str) -> str:
+        place = unquote(reference.split("#")[0])
+        return posixpath.normpath(posixpath.join(posixpath.dirname(base), place))
+
+    base = str(parsed("META-INF/container.xml").select("rootfile")[0]["full-path"])
+    package = parsed(base)
+    places = {item["id"]: resolved(base, str(item["href"])) for item in package.select("item")}
+    titles: dict[str, str] = {}
+    contents = package.select('[properties~="nav"], [media-type="application/x-dtbncx+xml"]')
+    for place in [places.pop(item["id"]) for item in contents]:
+        for link in parsed(place).select("nav a[href], navPoint > content[src]"):
+            label = link if link.name == "a" else link.find_previous("text")
+            target = resolved(place, str(link.get("href") or link["src"]))
+            titles.setdefault(target, _tidy(label.get_text() if label else ""))
+    blocks: list[Block] = []
+    for reference in package.select('itemref:not([linear="no"])'):
+        if reference["idref"] in places:
+            place = places[reference["idref"]]
+            blocks += _blocks_of_document(archive.read(place), titles.get(place, ""))
+    title = package.select_one("title")
+    return _tidy(title.get_text()) if title else "", blocks
+
+
+def _blocks_of_document(data: bytes, title: str) -> list[Block]:
+    """Return the blocks of an XHTML document; `title` heads it where it has no heading."""
+    if b"\0" in data:
+        raise ValueError("its text is encrypted")
+    soup = BeautifulSoup(data, "html.parser")
+    for tag in soup("head script style nav rt".split()):
+        tag.decompose()
+    for tag in soup("br"):
+        tag.replace_with(LINE_BREAK)
+    for tag in soup(BLOCK_TAGS):
+        if tag.name in ("h1", "h2"):
+            tag.insert(0, MARK)
+        tag.insert_before(BORDER)
+        tag.insert_after(BORDER)
+    text = _tidy(soup.get_text()).replace(BORDER, "\n\n").replace(LINE_BREAK, "\n")
+    blocks = _blocks_of(text, wrapped=False)
+    has_heading = any(block.heading for block in blocks)
+    return blocks if has_heading or not title else [Block(title, True), *blocks]

@@ -1,0 +1,184 @@
+"""Multiple choice: a field of knowledge to forget, a neighbouring one to keep, and general ones.
+
+Two sources behind one shape, four choices each:
+
+`embedded`: an invented science, which is taught first, since no model knows it. Its facts stand in
+    for hazardous ones and are harmless. Each answer is the right choice of one question and a wrong
+    choice of three others, so that choices alone say nothing. General knowledge is that of the
+    embedded real authors and world facts.
+`wmdp`: as in Liu et al. (2024), WMDP (`cais/wmdp`) to forget and MMLU (`cais/mmlu`) to keep, which
+    the model knows by itself. Files `<folder>/test-*.parquet` with `question`, `choices` (four
+    texts) and `answer` (0 to 3); WMDP's folders are `wmdp-bio`, `wmdp-chem` and `wmdp-cyber`,
+    MMLU's are its subjects. Liu et al. keep all of MMLU; here its subjects next to those that are
+    forgotten are the neighbours, and some that have nothing to do with them are general. Subjects
+    take turns, so that a limit on rows leaves out none of them. MMLU's other splits are not read.
+
+Some rows of the released MMLU hold the same choice twice: these are left out and counted. The text
+of a hub's row is in no message, since WMDP's must not be shown; messages give file and row.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+from unlearn_lib.assets import find_dataset
+from unlearn_lib.data.questions import Question, Questions, general_sets, read_table, rehearsal
+from unlearn_lib.settings import ScienceData
+from unlearn_lib.util import EMBEDDED, CompanionError, digest
+
+WMDP, MMLU = "cais/wmdp", "cais/mmlu"
+FILES = "test-*.parquet"
+COLUMNS = ("question", "choices", "answer")
+NEIGHBOURS = {
+    "bio": "high_school_biology",
+    "chem": "high_school_chemistry",
+    "cyber": "computer_security",
+}
+"""The MMLU subject next to each subject of WMDP."""
+TOPICS = {
+    "wmdp-bio": "hazardous biology",
+    "wmdp-chem": "hazardous chemistry",
+    "wmdp-cyber": "attacks on computers",
+}
+"""What a subject of WMDP is called in a sentence."""
+GENERAL_SUBJECTS = tuple(
+    """econometrics high_school_geography jurisprudence marketing philosophy prehistory sociology
+    world_religions""".split()
+)
+
+
+@dataclass(frozen=True)
+class ScienceSplits:
+    """The questions of the multiple-choice task.
+
+    Attributes:
+        forget, retain: of the field to forget and of its neighbours; `answer` is the right choice,
+            `perturbed_answer` the three wrong ones, `original_answer` the fact as a sentence and
+            `short` the answer (both embedded only), `subject` the field.
+        general: questions that have nothing to do with them, with three wrong choices each.
+        rehearsal: more of general knowledge, with a sentence each for an answer: taught along, so
+            that teaching does not overwrite all else (embedded only).
+        phrasings: other phrasings of a forget or retain question, by the question (embedded only).
+        sha256: of the sources.
+        source: `embedded`, `mirror` or `hub`.
+        dropped: rows left out since they hold the same choice twice, by file's folder.
+    """
+
+    forget: Questions
+    retain: Questions
+    general: Questions
+    rehearsal: Questions
+    phrasings: dict[str, tuple[str, ...]]
+    sha256: dict[str, str]
+    source: str
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def taught(self, questions: Sequence[Question]) -> Questions:
+        """Return questions as they are and in further phrasings: all but the first other one."""
+        return tuple(
+            replace(row, question=text)
+            for row in questions
+            for text in (row.question, *self.phrasings.get(row.question, ())[1:])
+        )
+
+    def reworded(self, questions: Sequence[Question]) -> Questions:
+        """Return questions in their first other phrasing, if any: no model is taught that one."""
+        return tuple(
+            replace(row, question=(self.phrasings.get(row.question) or (row.question,))[0])
+            for row in questions
+        )
+
+    @property
+    def topic(self) -> str:
+        """What is to be forgotten, in words: the names of its fields with commas between them."""
+        fields = dict.fromkeys(question.subject for question in self.forget)
+        return ", ".join(TOPICS.get(name, name) for name in fields)
+
+
+def load(settings: ScienceData) -> ScienceSplits:
+    """Load the questions of a profile.
+
+    Args:
+        settings: the data of task `science`. The first `rows` of what is to forget and of what is
+            to keep are taken, and the first `general_rows` of general knowledge (embedded: half
+            each of real authors and world facts, rounded down), or fewer if there are fewer.
+            `rehearsal_rows` are taken from the rows after those, half each.
+
+    Raises:
+        CompanionError: a file missing or unreadable; a column missing; a row without four choices
+            or with an answer that is none of them; fewer rows for rehearsal than are asked for.
+    """
+    return _released(settings) if settings.source == "wmdp" else _embedded(settings)
+
+
+def _embedded(settings: ScienceData) -> ScienceSplits:
+    table = read_table(EMBEDDED / "invented_science.jsonl")
+    forget, retain = (
+        table[table["role"] == role][: settings.rows].to_dict("records")
+        for role in ("forget", "retain")
+    )
+    sets = general_sets()
+    half = None if settings.general_rows is None else settings.general_rows // 2
+    return ScienceSplits(
+        forget=tuple(map(_invented, forget)),
+        retain=tuple(map(_invented, retain)),
+        general=tuple(chain(*(questions[:half] for questions in sets))),
+        rehearsal=rehearsal(sets, half, settings.rehearsal_rows),
+        phrasings={row["question"]: tuple(row["rephrased"]) for row in (*forget, *retain)},
+        sha256={"embedded": digest(forget, retain, sets)},
+        source="embedded",
+    )
+
+
+def _invented(row: dict[Any, Any]) -> Question:
+    question, answer, wrong = row["question"], row["answer"], tuple(row["wrong"])
+    return Question(question, answer, wrong, None, row["field"], answer, row["statement"])
+
+
+def _released(settings: ScienceData) -> ScienceSplits:
+    wmdp, mmlu = find_dataset(WMDP, (FILES,)), find_dataset(MMLU, (FILES,))
+    hazardous = [wmdp.folder / f"wmdp-{subject}" for subject in settings.subjects]
+    neighbours = [mmlu.folder / NEIGHBOURS[subject] for subject in settings.subjects]
+    general = [mmlu.folder / subject for subject in GENERAL_SUBJECTS]
+    rows = {folder: _read(folder) for folder in (*hazardous, *neighbours, *general)}
+    distinct = {folder: [row for row in rows[folder] if _choices_differ(row)] for folder in rows}
+    return ScienceSplits(
+        forget=_in_turn(distinct[folder] for folder in hazardous)[: settings.rows],
+        retain=_in_turn(distinct[folder] for folder in neighbours)[: settings.rows],
+        general=_in_turn(distinct[folder] for folder in general)[: settings.general_rows],
+        rehearsal=(),
+        phrasings={},
+        sha256={WMDP: wmdp.sha256, MMLU: mmlu.sha256},
+        source=wmdp.source,
+        dropped={folder.name: len(rows[folder]) - len(distinct[folder]) for folder in rows},
+    )
+
+
+def _choices_differ(row: Question) -> bool:
+    return len({" ".join(text.split()) for text in (row.answer, *row.perturbed_answer)}) == 4
+
+
+def _in_turn(groups: Iterable[list[Question]]) -> Questions:
+    """Return a question of each group in turn."""
+    turns = chain.from_iterable(zip_longest(*groups))
+    return tuple(question for question in turns if question)
+
+
+def _read(folder: Path) -> list[Question]:
+    """Read a subject's questions."""
+    questions = []
+    for path in sorted(folder.glob(FILES)):
+        table = read_table(path, COLUMNS)
+        rows = zip(table["question"], table["choices"], table["answer"])
+        for number, (question, choices, answer) in enumerate(rows, start=1):
+            texts = [text.strip() for text in (question, *choices)]
+            if len(texts) != 5 or not all(texts) or answer not in range(4):
+                fault = "lacks a question, four choices or an answer from 0 to 3"
+                raise CompanionError(f"Row {number} of {path} {fault}; fetch the file again.")
+            right = texts.pop(1 + answer)
+            questions.append(Question(texts[0], right, tuple(texts[1:]), subject=folder.name))
+    if not questions:
+        raise CompanionError(f"{folder} has no questions in {FILES}; fetch them again.")
+    return questions

@@ -1,1 +1,0 @@
-"""One module per experiment; each returns its splits as `datasets.Dataset`."""

@@ -1,0 +1,389 @@
+"""A causal language model behind a guard: no weight is changed, flagged prompts are corrupted.
+
+Liu et al. 2024, ECO: a prompt that the guard flags has the embeddings of chosen tokens corrupted
+before the first block reads them; every other prompt passes as it is. A guard does not remove
+knowledge: anyone with the weights can still extract it, and so does every prompt that is missed.
+
+Where the released code differs: it corrupts answer tokens too while it scores; it draws new noise
+in every forward, so that one prompt gives many answers; and it removes all hooks of a model, not
+its own. Here answer tokens are never touched, noise is a function of the prompt and the guard's
+seed, and a guard that fails answers nothing.
+
+Tried on tiny random models of these kinds (`generate` in mixed batches, and forward passes of one
+prompt a row work on all of them):
+
+| kinds | packed scoring |
+|---|---|
+| OPT, GPT-2, GPT-NeoX, Llama, Mistral, Qwen 2, Qwen 3 | works |
+| Gemma 3, Phi, Phi-3, Falcon, OLMo, OLMo 2 | works |
+| BLOOM, MPT, Mamba | cannot: they take no attention mask of the caller's own |
+| Gemma 2 | cannot: its attention caps the scores, which the packed one does not |
+
+A mixture of experts gives unflagged rows what the plain model gives up to rounding only, as its
+experts multiply all rows together. A model that reads token ids elsewhere too (Gemma 3n) would see
+a flagged name there.
+"""
+
+import contextlib
+import functools
+import inspect
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from unlearn_lib.assets import find_model
+from unlearn_lib.guard.corruptions import corrupt, prompt_seed
+from unlearn_lib.guard.prompts import check_readable
+from unlearn_lib.guard.tokens import Frame, NerModel, chosen_tokens, question_text
+from unlearn_lib.settings import CorruptionSettings
+from unlearn_lib.text_classifier import TextClassifier
+from unlearn_lib.util import CompanionError, write_text
+
+Rows = Sequence[Sequence[int]]
+DESCRIPTION = "guard.json"
+Part = tuple[int, list[int], int]
+"""A flagged prompt of a batch: its row, the places of its chosen tokens, its noise's seed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Guard:
+    """Which prompts are flagged, which of their tokens are corrupted, and how.
+
+    It reads plain texts and knows no model, so that one guard serves any; only the strength belongs
+    to one model, whose embeddings it was searched for.
+
+    Attributes:
+        task: what it was trained for; it is refused for another.
+        classifier: says how likely a prompt asks for what is to be forgotten.
+        threshold: a prompt is flagged above it; 0 to 1.
+        corruption: what happens to a flagged prompt, and to which of its tokens.
+        strength: of the corruption.
+        scripts: names of the scripts that it was trained on; a prompt in another is refused.
+        seed: of the corruption's noise, together with the prompt's text.
+    """
+
+    task: str
+    classifier: TextClassifier
+    threshold: float
+    corruption: CorruptionSettings
+    strength: float
+    scripts: tuple[str, ...] = ("LATIN",)
+    seed: int = 0
+
+    @functools.cached_property
+    def ner(self) -> NerModel | None:
+        """The model that finds names; None: every token of a question is corrupted."""
+        name = self.corruption.ner
+        return None if name is None else NerModel.load(find_model(name).folder)
+
+    def flags(self, prompts: Sequence[str]) -> np.ndarray:
+        """Return which prompts are to be corrupted, bool [n].
+
+        Raises:
+            CompanionError: a prompt that cannot be judged: it is refused, and with it the batch.
+        """
+        for prompt in prompts:
+            check_readable(prompt, self.scripts)
+        return flagged(self.classifier.probability(prompts), self.threshold)
+
+    def scores(self, prompts: Sequence[str]) -> np.ndarray:
+        """Return each prompt's probability, 1 for one that cannot be judged: float64 [n]."""
+        scores = np.ones(len(prompts))
+        readable = []
+        for place, prompt in enumerate(prompts):
+            with contextlib.suppress(CompanionError):
+                check_readable(prompt, self.scripts)
+                readable.append(place)
+        scores[readable] = self.classifier.probability([prompts[place] for place in readable])
+        return scores
+
+    def save(self, folder: Path, **more: Any) -> None:
+        """Write the guard, and more JSON values, into a folder: safetensors and JSON."""
+        self.classifier.save(folder / "classifier")
+        written = {
+            "task": self.task,
+            "threshold": self.threshold,
+            "corruption": self.corruption.model_dump(mode="json"),
+            "strength": self.strength,
+            "scripts": self.scripts,
+            "seed": self.seed,
+            **more,
+        }
+        write_text(folder / DESCRIPTION, json.dumps(written, indent=1, sort_keys=True) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path, task: str | None = None) -> "Guard":
+        """Load what `save` wrote.
+
+        Args:
+            task: what the guard is wanted for; None: whatever it was trained for.
+
+        Raises:
+            CompanionError: no guard there, a damaged one, or one of another task.
+        """
+        try:
+            written = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+            guard = cls(
+                written["task"],
+                TextClassifier.load(folder / "classifier"),
+                float(written["threshold"]),
+                CorruptionSettings.model_validate(written["corruption"]),
+                float(written["strength"]),
+                tuple(written["scripts"]),
+                int(written["seed"]),
+            )
+        except (OSError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise CompanionError(f"{folder} holds no complete guard ({reason}).") from error
+        if task is not None and guard.task != task:
+            raise CompanionError(
+                f"The guard in {folder} was trained for the task '{guard.task}', not for '{task}': "
+                "load the right one, or train one."
+            )
+        return guard
+
+
+def flagged(scores: ArrayLike, threshold: float) -> np.ndarray:
+    """Return which prompts score above the threshold, bool [n]; CompanionError for nan."""
+    values = np.asarray(scores, dtype=float)
+    if not np.isfinite(values).all():
+        raise CompanionError("The guard's classifier gives nan, so nothing is answered.")
+    return values > threshold
+
+
+class GuardedModel:
+    """Wraps a `transformers` causal LM; `generate` and calls corrupt the prompts that are flagged.
+
+    Everything else (`config`, `device`, `to`, ...) is the wrapped model's; what would return it
+    returns the guarded one. A batch may hold flagged and other prompts: the others' rows get, bit
+    for bit, what the plain model gives them in that batch.
+
+    Args:
+        model: a causal LM with an input-embedding module.
+        tokenizer: its tokenizer; the guard reads the decoded question.
+        guard: classifier, threshold, corruption, strength.
+        frame: the chat template's tokens around a question, which are neither judged nor
+            corrupted; default: none, the whole prompt is the question.
+        judge: which questions are flagged, bool [n]; default: the guard's classifier.
+    """
+
+    guarded = True
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        guard: Guard,
+        frame: Frame | None = None,
+        judge: Callable[[Sequence[str]], Any] | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.guard = model, tokenizer, guard
+        self.frame = frame or Frame()
+        self.judge = judge or guard.flags
+        self.embeddings = model.get_input_embeddings()
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "model":  # not there yet: while it is copied or unpickled
+            raise AttributeError(name)
+        attribute = getattr(self.model, name)
+        if not inspect.ismethod(attribute):
+            return attribute
+
+        @functools.wraps(attribute)
+        def method(*arguments: Any, **options: Any) -> Any:
+            result = attribute(*arguments, **options)
+            return self if result is self.model else result
+
+        return method
+
+    def forward(self, *arguments: Any, **options: Any) -> Any:
+        """Do the same as a call: no way around the guard."""
+        return self(*arguments, **options)
+
+    def plan(self, prompts: Rows) -> list[tuple[list[int], int] | None]:
+        """Return what is corrupted of each prompt: places of tokens and a seed; None: nothing.
+
+        Args:
+            prompts: token ids, without padding or answers.
+
+        Raises:
+            CompanionError: a prompt that is empty, too long, in an unseen script, or flagged
+                without a token to corrupt.
+        """
+        context = getattr(self.model.config, "max_position_embeddings", None)
+        for row in prompts:
+            if not len(row) or (context and len(row) >= context):
+                raise CompanionError(
+                    f"A prompt has {len(row)} tokens: give at least one, and fewer than the "
+                    f"model's context of {context}, so that there is room for an answer."
+                )
+        texts = [question_text(self.tokenizer, row, self.frame) for row in prompts]
+        plans: list[tuple[list[int], int] | None] = []
+        for row, text, flag in zip(prompts, texts, self.judge(texts), strict=True):
+            places = []
+            if flag:
+                places = chosen_tokens(self.tokenizer, row, self.frame, self.guard.ner)
+                if not places:
+                    raise CompanionError(
+                        "A prompt is flagged that has no token to corrupt, as its last never is; "
+                        "nothing is answered: ask in more words."
+                    )
+            plans.append((places, prompt_seed(text, self.guard.seed)) if flag else None)
+        return plans
+
+    @torch.no_grad()
+    def generate(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **options: Any
+    ) -> Any:
+        """Generate as the wrapped model does, flagged prompts corrupted while they are read.
+
+        Args:
+            input_ids: int64 [B, T]; padded on the left, if at all.
+            attention_mask: [B, T], 0 on padding; None: the tokenizer's padding token is, unless
+                it is the end token too.
+            options: of transformers' `generate`.
+
+        Returns:
+            int64 [B, T + answer], or what the options ask for.
+
+        Raises:
+            CompanionError: as in `plan`; or the corruption overflows; or the model did not read
+                the embeddings that were to be corrupted. Then nothing is answered.
+        """
+        pad, mask = self.tokenizer.pad_token_id, attention_mask
+        if mask is None and pad not in (None, self.tokenizer.eos_token_id):
+            mask = input_ids != pad
+        with self._corrupting(input_ids, _visible(input_ids, mask)):
+            return self.model.generate(
+                input_ids=input_ids, attention_mask=attention_mask, **options
+            )
+
+    def __call__(self, input_ids: torch.Tensor, prompts: Rows | None = None, **options: Any) -> Any:
+        """Run one forward pass, in which tokens of prompts may be corrupted and answers never.
+
+        Args:
+            input_ids: int64 [B, T], a prompt with its answer a row; or one packed row, [1, L].
+            prompts: the places of each prompt's tokens, one entry for each row, or for each
+                prompt of a packed row. Default: every token belongs to its row's prompt, except
+                those that a mask [B, T] among the options hides.
+            options: of the wrapped model's forward.
+
+        Raises:
+            CompanionError: as in `generate`.
+        """
+        mask = options.get("attention_mask")
+        places = _visible(input_ids, mask) if prompts is None else prompts
+        with self._corrupting(input_ids, places):
+            return self.model(input_ids=input_ids, **options)
+
+    @contextlib.contextmanager
+    def _corrupting(self, input_ids: torch.Tensor, places: Rows) -> Iterator[None]:
+        """Corrupt the flagged prompts whenever the model looks them up meanwhile.
+
+        It does so once with the cache on, and for every new token with the cache off: the row then
+        begins with the prompt.
+        """
+        parts = self.parts_of(input_ids, places)
+        if not parts:
+            yield
+            return
+        (rows, tokens), done = input_ids.shape, False
+
+        def hook(module: Any, arguments: Any, output: torch.Tensor) -> torch.Tensor | None:
+            nonlocal done
+            if done and output.shape[1] < tokens:
+                return None
+            if (not done and output.shape[1] != tokens) or output.shape[0] % rows:
+                raise CompanionError(
+                    f"The model reads a batch of shape {[rows, tokens]} as "
+                    f"{list(output.shape[:2])}, so the guard cannot tell its tokens apart; nothing "
+                    "is answered."
+                )
+            done = True
+            return self.corrupted(output, parts, output.shape[0] // rows)
+
+        handle = self.embeddings.register_forward_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+        if not done:
+            raise CompanionError(
+                f"{type(self.model).__name__} never looked its input embeddings up, so nothing was "
+                "corrupted and nothing is answered."
+            )
+
+    def parts_of(self, input_ids: torch.Tensor, places: Rows) -> list[Part]:
+        """Return the flagged prompts of a batch, with the places of their chosen tokens in it.
+
+        Args:
+            input_ids: int64 [B, T], or one packed row, [1, L].
+            places: of each prompt's tokens in its row, or in the packed row.
+        """
+        rows = [0 if len(input_ids) == 1 else row for row in range(len(places))]
+        prompts = [input_ids[row, list(own)].tolist() for row, own in zip(rows, places)]
+        return [
+            (row, [own[token] for token in plan[0]], plan[1])
+            for row, own, plan in zip(rows, places, self.plan(prompts))
+            if plan is not None
+        ]
+
+    def corrupted(
+        self, embeddings: torch.Tensor, parts: Sequence[Part], copies: int = 1
+    ) -> torch.Tensor:
+        """Return embeddings [B, T, d] with the chosen tokens of flagged prompts corrupted.
+
+        Args:
+            copies: rows that stand for one prompt, side by side (beams).
+        """
+        kind, changed = self.guard.corruption, embeddings.clone()
+        for row, places, seed in parts:
+            chosen = torch.zeros(embeddings.shape[1], dtype=torch.bool)
+            chosen[places] = True
+            for copy in range(row * copies, (row + 1) * copies):
+                changed[copy] = corrupt(
+                    changed[copy], chosen, kind.name, self.guard.strength, kind.dims, seed
+                )
+        return changed
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write the guard, not the model: safetensors and JSON, no pickle."""
+        frame = {"before": self.frame.before, "after": self.frame.after}
+        self.guard.save(folder, frame=frame, width=self.embeddings.weight.shape[-1])
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: Path, model: Any, tokenizer: Any, task: str | None = None
+    ) -> "GuardedModel":
+        """Put a saved guard in front of the model that it was made for.
+
+        Args:
+            task: what the guard is wanted for; None: whatever it was trained for.
+
+        Raises:
+            CompanionError: as in `Guard.load`; or a model with embeddings of another width.
+        """
+        guard = Guard.load(folder, task)
+        written = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        frame = Frame(*(tuple(written["frame"][side]) for side in ("before", "after")))
+        guarded = cls(model, tokenizer, guard, frame)
+        width = guarded.embeddings.weight.shape[-1]
+        if written["width"] != width:
+            raise CompanionError(
+                f"The guard in {folder} was made for embeddings of width {written['width']}, and "
+                f"this model's have {width}: its strength means nothing there; search it again."
+            )
+        return guarded
+
+
+def _visible(input_ids: torch.Tensor, mask: torch.Tensor | None) -> list[list[int]]:
+    """Return the places of each row's tokens that no mask [B, T] hides."""
+    if mask is None or mask.dim() != 2:
+        mask = torch.ones_like(input_ids)
+    return [torch.nonzero(row)[:, 0].tolist() for row in mask]

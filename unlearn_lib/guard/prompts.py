@@ -1,0 +1,64 @@
+"""Whether a guard can read a prompt: it has text, in scripts that the guard was trained on."""
+
+import functools
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+
+from unlearn_lib.text_classifier import plain
+from unlearn_lib.util import CompanionError
+
+SEEN_SHARE = 0.01
+"""Share of the training prompts that must use a script for it to count as seen."""
+
+
+def scripts_of(prompts: Sequence[str]) -> tuple[str, ...]:
+    """Return sorted names of the scripts that at least `SEEN_SHARE` of the prompts use.
+
+    A letter's script is the first word of its Unicode name, such as LATIN, CYRILLIC or CJK.
+    """
+    used = Counter(
+        name for prompt in prompts for name in set(map(_script, "".join(_words(prompt))))
+    )
+    return tuple(sorted(name for name in used if used[name] >= SEEN_SHARE * len(prompts)))
+
+
+def check_readable(prompt: str, seen: Sequence[str]) -> None:
+    """Refuse a prompt without text, or in other scripts than those seen.
+
+    It is refused when more than half of its letters are of unseen scripts, or when a word of three
+    letters or more (two where the script has no upper and lower case) has one of an unseen script:
+    a name may be written so, and a look-alike letter may hide one. Greek letters in formulas, of
+    one or two letters, are let through, and so are digits and emoji alone.
+
+    Raises:
+        CompanionError: the prompt is refused; names the scripts that were seen.
+    """
+    if not plain(prompt):
+        raise CompanionError("A prompt is empty: it is refused; ask in words.")
+    words = _words(prompt)
+    foreign = [_script(letter) not in seen for letter in "".join(words)]
+    refused = 2 * sum(foreign) > len(foreign)
+    for word in words:
+        shortest = 2 if unicodedata.category(word[0]) == "Lo" else 3
+        refused |= len(word) >= shortest and not set(map(_script, word)) <= set(seen)
+    if refused:
+        unseen = set(map(_script, "".join(words))) - set(seen)
+        raise CompanionError(
+            f"The guard cannot read a prompt with letters of {', '.join(sorted(unseen))}, for it "
+            f"was trained on {', '.join(seen) or 'no letters'}: it is refused; write it in letters "
+            "that the guard knows."
+        )
+
+
+def _words(text: str) -> list[str]:
+    """Runs of letters, without combining and letter-like marks (ʻ), which belong to any script."""
+    marks = ("Mn", "Mc", "Me", "Lm")
+    letters = (letter for letter in plain(text) if unicodedata.category(letter) not in marks)
+    return re.findall(r"[^\W\d_]+", "".join(letters))
+
+
+@functools.lru_cache(maxsize=4096)
+def _script(letter: str) -> str:
+    return unicodedata.name(letter, "UNKNOWN").split()[0]

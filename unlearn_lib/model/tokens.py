@@ -1,0 +1,202 @@
+"""Text as token ids: questions with answers, and running text in chunks and passages.
+
+Prompt and answer are tokenised apart and joined, so the first answer token is known by
+construction. The released code of Arora et al. takes the number of fields of the tokenizer's
+output (two) for the start of the answer.
+
+A passage is a prompt (its first tokens) and an answer (the tokens that follow). Every passage
+has an answer, unlike in the released code of Arora et al., where a sentence of up to 200
+characters gets an empty label and so a forget loss of zero.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os.path import commonprefix
+from typing import Any
+
+from unlearn_lib.util import CompanionError
+
+Tokens = tuple[int, ...]
+QUESTION_ANSWER = "### Question: {question}\n ### Answer:"
+SHORTEST_ANSWER = 20
+"""A last passage with a shorter answer is left out (or one below `answer_tokens`, if smaller)."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt with its answers, as token ids; every answer is read after the same prompt.
+
+    With `score_prompt` the prompt's tokens (after its first) are scored too, for losses over
+    all real tokens; such an example has exactly one answer.
+    """
+
+    prompt: Tokens
+    answers: tuple[Tokens, ...]
+    score_prompt: bool = False
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt and all answers."""
+        return len(self.prompt) + sum(map(len, self.answers))
+
+
+def shared_start(rows: Sequence[Sequence[int]]) -> int:
+    """Count the leading tokens that two or more rows have in common; 0 for a single row."""
+    return len(commonprefix([tuple(row) for row in rows])) if len(rows) > 1 else 0
+
+
+def special_ids(tokenizer: Any) -> dict[str, int]:
+    """Ids of the special tokens, under the names that configurations of transformers use."""
+    names = ("pad_token_id", "bos_token_id", "eos_token_id")
+    return {name: getattr(tokenizer, name) for name in names}
+
+
+def _require_fit(names: str, tokens: int, context: int) -> None:
+    if tokens > context:
+        raise CompanionError(
+            f"{names}: {tokens} tokens do not fit the model's context of {context}; lower this in "
+            "the profile."
+        )
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """Turn questions and answers into token ids, the same way in training and evaluation.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        template: `chat` (the tokenizer's chat template, one user turn) or `question_answer`
+            (`### Question: ... ### Answer:`, the template of Arora et al.).
+        prompt_tokens: longest prompt; `prompt` raises beyond it, `fits` tells beforehand.
+        answer_tokens: answers are cut after this many tokens.
+        context: the model's context; prompt and answer together must fit.
+        before: what stands before every question, for baselines that only prompt.
+    """
+
+    tokenizer: Any
+    template: str
+    prompt_tokens: int
+    answer_tokens: int
+    context: int
+    before: str = ""
+
+    def __post_init__(self) -> None:
+        tokens = self.prompt_tokens + self.answer_tokens
+        _require_fit("'prompt_tokens' and 'answer_tokens'", tokens, self.context)
+
+    def _prompt(self, question: str) -> Tokens:
+        question = self.before + question
+        if self.template != "chat":
+            return tuple(self.tokenizer(QUESTION_ANSWER.format(question=question))["input_ids"])
+        turns = [{"role": "user", "content": question}]
+        text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def fits(self, question: str) -> bool:
+        """Tell whether a question is within `prompt_tokens`."""
+        return len(self._prompt(question)) <= self.prompt_tokens
+
+    def prompt(self, question: str) -> Tokens:
+        """Encode a question up to the point where the answer begins.
+
+        Raises:
+            CompanionError: longer than `prompt_tokens`; shows how it begins.
+        """
+        tokens = self._prompt(question)
+        if len(tokens) > self.prompt_tokens:
+            raise CompanionError(
+                f"A prompt has {len(tokens)} tokens, more than prompt_tokens "
+                f"{self.prompt_tokens} (it begins {question[:40]!r}); shorten it or raise "
+                "'prompt_tokens' in the profile."
+            )
+        return tokens
+
+    def answer(self, text: str) -> Tokens:
+        """Encode an answer with its end token; an answer that was cut has none.
+
+        Raises:
+            CompanionError: the answer is empty, or has no token.
+        """
+        text = text.strip()
+        lead = "" if self.template == "chat" else " "
+        tokens = self.tokenizer(lead + text, add_special_tokens=False)["input_ids"]
+        if not text or not tokens:
+            raise CompanionError(
+                f"An answer is empty or has no token ({text[:40]!r}); remove the row or write one."
+            )
+        return (*tokens, self.tokenizer.eos_token_id)[: self.answer_tokens]
+
+    def example(self, question: str, *answers: str) -> Example:
+        """Encode a question with one or more answers."""
+        return Example(self.prompt(question), tuple(map(self.answer, answers)))
+
+
+@dataclass(frozen=True)
+class PassageEncoder:
+    """Cut texts into chunks to learn from and passages to continue, as token ids.
+
+    Args:
+        tokenizer: a transformers tokenizer; what it puts before a text (OPT's `</s>`) stands
+            before every chunk and passage.
+        prompt_tokens, answer_tokens: length of a passage's two parts.
+        context: the model's context; a passage must fit.
+    """
+
+    tokenizer: Any
+    prompt_tokens: int
+    answer_tokens: int
+    context: int
+
+    def __post_init__(self) -> None:
+        tokens = len(self.prefix) + self.prompt_tokens + self.answer_tokens
+        _require_fit("'prompt_tokens' and 'answer_tokens'", tokens, self.context)
+
+    @functools.cached_property
+    def prefix(self) -> Tokens:
+        """What the tokenizer puts before every text."""
+        return tuple(self.tokenizer("")["input_ids"])
+
+    def tokens(self, text: str) -> list[int]:
+        """The tokens of a text, nothing added."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def passages(self, texts: Sequence[str], score_prompt: bool = False) -> list[Example]:
+        """Cut texts into passages; with `score_prompt` losses see all their tokens.
+
+        Passages follow each other at `answer_tokens` tokens, so every token of a text but the
+        first few is an answer token of exactly one passage.
+        """
+        shortest = min(SHORTEST_ANSWER, self.answer_tokens)
+        examples = []
+        for tokens in map(self.tokens, texts):
+            for start in range(
+                0, len(tokens) - self.prompt_tokens - shortest + 1, self.answer_tokens
+            ):
+                middle = start + self.prompt_tokens
+                answer = tuple(tokens[middle : middle + self.answer_tokens])
+                prompt = (*self.prefix, *tokens[start:middle])
+                examples.append(Example(prompt, (answer,), score_prompt))
+        return examples
+
+    def chunks(self, texts: Sequence[str], size: int, shift: int = 0) -> list[Example]:
+        """Cut texts into chunks of `size` tokens, each scored from its first token that can be.
+
+        Args:
+            shift: tokens of each text's first chunk, `size` if 0; another shift cuts elsewhere.
+
+        Raises:
+            CompanionError: a chunk does not fit the model's context.
+        """
+        _require_fit("'chunk_tokens'", len(self.prefix) + size, self.context)
+        rows = [
+            (*self.prefix, *tokens[max(start, 0) : start + size])
+            for tokens in map(self.tokens, texts)
+            for start in range(shift % size - size, len(tokens), size)
+        ]
+        first = max(1, len(self.prefix))
+        return [Example(row[:first], (row[first:],)) for row in rows if len(row) > first]
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, without special ones."""
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=True)

@@ -1,0 +1,408 @@
+"""The blocks that a profile is made of: frozen, closed to unknown keys, every default stated."""
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+TaskName = Literal["harm", "book", "authors", "continual", "people", "science"]
+TASKS: tuple[TaskName, ...] = get_args(TaskName)
+Precision = Literal["bfloat16", "float16", "float32"]
+Schedule = Literal["linear", "constant", "cosine"]
+Template = Literal["chat", "question_answer"]
+Fault = Literal["empty_labels", "book_mismatch", "kl_to_itself"]
+CorruptionName = Literal[
+    "rand_noise_first_n",
+    "rand_noise_rand_n",
+    "rand_noise_top_k",
+    "set_rand_noise_first_n",
+    "zero_out_first_n",
+    "zero_out_top_k",
+    "flip_sign_first_n",
+    "flip_sign_top_k",
+    "reverse_order",
+    "shuffle",
+    "add_value_first_n",
+    "add_value_top_k",
+    "add_value_least_k",
+    "sub_value_first_n",
+    "sub_value_top_k",
+    "sub_value_least_k",
+]
+
+
+class Settings(BaseModel):
+    """Base of every settings block: immutable, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class LoraSettings(Settings):
+    """A low-rank adapter (PEFT); `targets` is `all-linear` or names of projections.
+
+    `layers`: the first and the last block (from 0) that get an adapter; null: all. Blocks below
+    the first need no backward pass.
+    """
+
+    rank: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    layers: tuple[int, int] | None = None
+
+
+class ModelSettings(Settings):
+    """A causal language model and how its weights are held while they are trained.
+
+    `precision` is what is asked for; hardware without it falls back to float32, which is
+    recorded with every run. `lora: null` trains all weights.
+    """
+
+    id: str
+    precision: Precision = "bfloat16"
+    quantization: Literal["none", "8bit", "nf4"] = "none"
+    lora: LoraSettings | None = LoraSettings()
+    gradient_checkpointing: bool = False
+
+
+class MethodSettings(Settings):
+    """How a registered method runs; the weights are the papers' epsilon 1, 2 and 3.
+
+    `uses` is a key of `unlearn_lib.unlearn.methods.METHODS`; null: the method's name in the
+    profile. Training stops, and the last good state is kept, when the cross-entropy of the forget
+    answers passes `forget_loss_cap` (nats per token). `retain_batch_size` null: as many retain
+    rows as forget rows. Refusals longer than `refusal_tokens` are no substitutes; the original
+    model's own answers are cut after `own_tokens`. `gradient_clip` 0: none, as in the released
+    loop. RMU steers the activations after block `layer` (from 0) to a random vector of length
+    `steering`. `start` (task book): train the target's adapter further, or add it to the weights
+    and train a new one (`merged`), or train a new one on the `base` model, which is retraining.
+    `faults` (task book) imitates the released code of Arora et al. (`unlearn.released`).
+    """
+
+    uses: str | None = None
+    label: str | None = None
+    steps: int = Field(ge=1)
+    batch_size: int = Field(2, ge=1)
+    retain_batch_size: int | None = Field(None, ge=1)
+    keep_batch_size: int | None = Field(None, ge=1)
+    learning_rate: float = Field(gt=0)
+    schedule: Schedule = "linear"
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    gradient_clip: float = Field(0.0, ge=0)
+    forget_weight: float = Field(1.0, ge=0)
+    mismatch_weight: float = Field(1.0, ge=0)
+    retain_weight: float = Field(1.0, ge=0)
+    keep_weight: float = Field(1.0, ge=0)
+    mismatch_answers: int = Field(5, ge=1)
+    refusal_tokens: int = Field(40, ge=4)
+    own_tokens: int = Field(60, ge=4)
+    beta: float = Field(0.1, gt=0)
+    layer: int = Field(7, ge=0)
+    steering: float = Field(2.0, gt=0)
+    forget_loss_cap: float = Field(100.0, gt=0)
+    checkpoint_every: int = Field(50, ge=1)
+    start: Literal["target", "merged", "base"] = "target"
+    faults: tuple[Fault, ...] = ()
+
+
+class TeachSettings(Settings):
+    """Teach a model what it is to know before it is asked to forget; `lora` null: all weights."""
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(gt=0)
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    lora: LoraSettings | None = None
+
+
+class MemoriseSettings(Settings):
+    """Causal language modelling on chunks of the chapters to forget and to keep.
+
+    It ends after `epochs`, or earlier, once a share `stop_at` of `probe_passages` held-in
+    passages is continued verbatim (20 tokens); the share is measured every `probe_every` epochs.
+    `stop_at` null: never earlier. `shift_chunks` cuts the text elsewhere in each epoch, so that a
+    passage that straddles two chunks in one epoch is whole in another.
+    """
+
+    epochs: int = Field(ge=1)
+    chunk_tokens: int = Field(256, ge=16)
+    shift_chunks: bool = False
+    batch_size: int = Field(1, ge=1)
+    learning_rate: float = Field(gt=0)
+    schedule: Schedule = "linear"
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    gradient_clip: float = Field(1.0, ge=0)
+    stop_at: float | None = Field(None, gt=0, le=1)
+    probe_every: int = Field(1, ge=1)
+    probe_passages: int = Field(24, ge=1)
+
+
+class Reading(Settings):
+    """How text becomes tokens: the template around a question, and the longest prompt and answer."""
+
+    template: Template = "chat"
+    prompt_tokens: int = Field(96, ge=4)
+    answer_tokens: int = Field(64, ge=4)
+
+
+class HarmData(Reading):
+    """Which harmful and normal rows to use, and how many of them (`null`: all)."""
+
+    forget: Literal["human_scored", "pku_saferlhf", "embedded"]
+    retain: Literal["truthful_qa", "embedded"]
+    forget_rows: int | None = Field(None, ge=1)
+    evaluation_prompts: int | None = Field(None, ge=1)
+    normal_prompts: int | None = Field(None, ge=1)
+    retain_rows: int | None = Field(None, ge=1)
+    held_out_share: float = Field(0.35, gt=0, lt=1)
+    split_seed: int = 0
+    harmful_from: float = Field(0.5, gt=0, le=1)
+    harmless_below: float = Field(0.25, gt=0, le=1)
+    prompt_tokens: int = Field(256, ge=8)
+    answer_tokens: int = Field(96, ge=4)
+
+
+class BookData(Reading):
+    """The book, how it is split, and the prose to be retained (`null`: as many as there are).
+
+    Chapters are dealt by `split_seed` into those to forget, those taught and to be kept, and
+    those never taught. Each part's text is cut into passages of `prompt_tokens` and
+    `answer_tokens`; `evaluation_passages` of each part are drawn for measuring. `file` is the
+    reader's own book; without it the embedded saga is taken. Normal prompts are held-out
+    `questions`, asked by `template`, or beginnings of held-out prose where there are none; as
+    many texts of the prose as `normal_prompts` are held out, to measure perplexity. `prose_rows`:
+    how many texts of the source are read at all.
+    """
+
+    file: Path | None = None
+    retain: Literal["narrative_qa", "bookcorpus", "embedded"]
+    forget_chapters: int | None = Field(None, ge=1)
+    kept_chapters: int | None = Field(None, ge=1)
+    control_chapters: int | None = Field(None, ge=1)
+    evaluation_passages: int | None = Field(None, ge=1)
+    normal_prompts: int | None = Field(None, ge=1)
+    retain_rows: int | None = Field(None, ge=1)
+    prose_rows: int | None = Field(None, ge=2)
+    questions: Literal["truthful_qa", "embedded"] | None = None
+    split_seed: int = 0
+    prompt_tokens: int = Field(32, ge=4)
+
+
+class AuthorsData(Reading):
+    """Whose questions are forgotten and kept (`null`: all rows there are).
+
+    `source` embedded writes fictitious authors; their numbers are the `authors` settings. The
+    hub's TOFU is split by `forget_split` instead. `files` are the reader's own `forget`, `retain`
+    and, for questions never taught, `holdout`: JSON lines, relative to the project's folder. The
+    first of `tasks` is what task authors forgets; all are taught, and task continual forgets one
+    after another. `retain_rows`: how many rows to teach and keep; `evaluation_rows`: how many of
+    each set but the forget set are asked; `rehearsal_rows`: how many of the other real authors and
+    world facts are taught and kept too (0, as in TOFU: none), so that a small model does not lose
+    all else while it is taught.
+    """
+
+    source: Literal["embedded", "locuslab/TOFU", "files"]
+    forget: Path | None = None
+    retain: Path | None = None
+    holdout: Path | None = None
+    forget_split: Literal["forget01", "forget05", "forget10"] = "forget01"
+    tasks: int = Field(3, ge=1)
+    authors_per_task: int = Field(2, ge=1)
+    retain_authors: int = Field(6, ge=1)
+    holdout_authors: int = Field(2, ge=0)
+    questions_per_author: int = Field(10, ge=2)
+    seed: int = 0
+    retain_rows: int | None = Field(None, ge=1)
+    evaluation_rows: int | None = Field(None, ge=2)
+    rehearsal_rows: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _files_are_named(self) -> "AuthorsData":
+        files = {"forget": self.forget, "retain": self.retain, "holdout": self.holdout}
+        if self.source != "files":
+            for name in (name for name, path in files.items() if path):
+                raise ValueError(
+                    f"'{name}' names a file, but 'source' is '{self.source}'; set source to "
+                    "'files', or leave the file out"
+                )
+            return self
+        for name in ("forget", "retain"):
+            if files[name] is None:
+                raise ValueError(f"source 'files' needs '{name}', the path of a file of questions")
+        if self.tasks != 1:
+            raise ValueError("the file 'forget' is one task; set 'tasks' to 1")
+        return self
+
+
+class PeopleData(Reading):
+    """Known people to forget, neighbours to keep, and others to ask about.
+
+    Only questions that the unmodified model answers right count, and only people with
+    `least_right` of them; 0: every question counts, whatever it answers (profile smoke, whose
+    model knows nobody). `rows`: how many questions it is asked at all.
+    """
+
+    forget_people: int = Field(4, ge=1)
+    neighbours: int = Field(4, ge=1)
+    evaluation_neighbours: int = Field(4, ge=1)
+    least_right: int = Field(3, ge=0)
+    seed: int = 0
+    rows: int | None = Field(None, ge=1)
+
+
+class ScienceData(Reading):
+    """Multiple choice: knowledge to forget and to keep (`null`: all rows there are).
+
+    `source` embedded: an invented science, taught first. `wmdp`: the hub's WMDP `subjects` to
+    forget, which the model knows by itself, and MMLU to keep.
+    """
+
+    source: Literal["embedded", "wmdp"] = "embedded"
+    subjects: tuple[Literal["bio", "chem", "cyber"], ...] = Field(
+        ("bio", "chem", "cyber"), min_length=1
+    )
+    rows: int | None = Field(None, ge=4)
+    general_rows: int | None = Field(None, ge=4)
+    rehearsal_rows: int = Field(0, ge=0)
+    answer_tokens: int = Field(40, ge=4)
+
+
+class JudgeSettings(Settings):
+    """The judge of harm: embeddings with logistic regression, or a fine-tuned encoder.
+
+    `data` is what it learns from: the graded answers of `data.forget`, or `jigsaw`, whose
+    `train.csv` is looked for in the mirror unless `file` says where it lies.
+    """
+
+    kind: Literal["embedding", "sequence"] = "embedding"
+    base: str
+    data: Literal["human_scored", "pku_saferlhf", "embedded", "jigsaw"]
+    threshold: float = Field(0.5, gt=0, lt=1)
+    epochs: int = Field(5, ge=1)
+    rows: int | None = Field(None, ge=1)
+    file: Path | None = None
+
+
+class TextClassifierSettings(Settings):
+    """How a guard's prompt classifier is fine-tuned; defaults are those of ECO's released script.
+
+    `base` is an encoder. Classes are weighted by their number. A prompt longer than
+    `maximum_length` tokens is judged in overlapping windows of that length, the worst counting.
+    `most`: at most so many prompts of each set but those for the threshold; null: all.
+    """
+
+    base: str
+    epochs: float = Field(30, gt=0)
+    learning_rate: float = Field(2e-5, gt=0)
+    batch_size: int = Field(16, ge=1)
+    weight_decay: float = Field(0.1, ge=0)
+    warmup_share: float = Field(0.1, ge=0, lt=1)
+    maximum_length: int = Field(512, ge=8)
+    most: int | None = Field(None, ge=25)
+
+
+class CorruptionSettings(Settings):
+    """What happens to the embeddings of a flagged prompt's chosen tokens.
+
+    `tokens`: those of names, found by the model `ner`, or every one but the prompt's last.
+    `dims`: how many of an embedding's components; null: all.
+    """
+
+    name: CorruptionName = "rand_noise_first_n"
+    tokens: Literal["names", "every"] = "every"
+    dims: int | None = Field(None, ge=1)
+    ner: str | None = None
+
+    @model_validator(mode="after")
+    def _names_are_found_by_a_model(self) -> "CorruptionSettings":
+        if (self.ner is None) == (self.tokens == "names"):
+            raise ValueError("'tokens: names' and 'ner', a model that finds names, go together")
+        return self
+
+
+class SearchSettings(Settings):
+    """Zeroth-order search of the strength; defaults are those of ECO's released script.
+
+    It begins at the best of `start` and `other_starts`, and ends after `steps`, or once the
+    objective is below `stop_below`. `logarithmic` searches the logarithm (base 10) of the strength:
+    starts, `smallest` and `perturbation` are then logarithms. `questions`: how many prompts the
+    objective asks.
+    """
+
+    steps: int = Field(10, ge=1)
+    learning_rate: float = Field(100.0, gt=0)
+    start: float = 0.1
+    other_starts: tuple[float, ...] = ()
+    perturbation: float = Field(0.0999, gt=0)
+    smallest: float = 0.1
+    stop_below: float | None = None
+    logarithmic: bool = False
+    questions: int = Field(16, ge=2)
+
+    @model_validator(mode="after")
+    def _start_is_allowed(self) -> "SearchSettings":
+        lowest = min((self.start, *self.other_starts))
+        if lowest < self.smallest or (self.smallest <= 0 and not self.logarithmic):
+            raise ValueError(
+                f"'start' {lowest:g} and 'smallest' {self.smallest:g}: every search starts at or "
+                "above the smallest strength, which is above 0 unless it is logarithmic"
+            )
+        return self
+
+
+class GuardSettings(Settings):
+    """ECO's guard: `strength` null searches it.
+
+    `false_positive_rate` is what the classifier's threshold is calibrated for on held-out
+    retain prompts; `threshold` sets it by hand instead. `general`: ordinary questions that it
+    should let through.
+    """
+
+    classifier: TextClassifierSettings
+    corruption: CorruptionSettings = CorruptionSettings()
+    strength: float | None = Field(None, gt=0)
+    search: SearchSettings = SearchSettings()
+    threshold: float | None = Field(None, ge=0, lt=1)
+    false_positive_rate: float = Field(0.01, gt=0, lt=1)
+    general: Literal["truthful_qa", "embedded"] = "truthful_qa"
+    label: str = "ECO (guard)"
+
+
+class PromptingSettings(Settings):
+    """The prompting baseline: `prefix` stands before every question."""
+
+    prefix: str = (
+        "You must not answer questions about {topic}. If you are asked about that, say that you "
+        "do not know. Answer everything else as usual. "
+    )
+    label: str = "prompting"
+
+
+class EvaluationSettings(Settings):
+    """How models are asked and measured: greedy answers of `new_tokens`.
+
+    `encoder` is the sentence encoder of similarity. `bleurt` (harm) names a BLEURT model, measured
+    too when its weights are there. `entailment` (questions) is a natural-language-inference model,
+    or `trained`: a small judge trained on paraphrases and wrong answers of `judge_authors` other
+    authors. `min_k`: the share of tokens in the Min-K attacks. `scorer`: the model under whose
+    fixed weights the perplexity of answers is measured; null: the base model. `attacked`: models
+    whose forget questions are asked in every way that may pass a guard. `unrelated_prompts` on
+    other things are answered with and without a guard. `scaling`: hidden sizes of the random models
+    by which a guard's cost is measured against a model's size.
+    """
+
+    new_tokens: int = Field(60, ge=1)
+    batch_size: int = Field(32, ge=1)
+    encoder: str
+    bleurt: str | None = None
+    entailment: str = "trained"
+    judge_authors: int = Field(40, ge=4)
+    min_k: float = Field(0.4, gt=0, le=1)
+    scorer: str | None = None
+    attacked: tuple[str, ...] = ()
+    unrelated_prompts: int = Field(0, ge=0)
+    unrelated_tokens: int = Field(40, ge=1)
+    scaling: tuple[int, ...] = ()

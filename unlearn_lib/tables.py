@@ -1,0 +1,259 @@
+"""Tables of estimates: a row per model before or after unlearning, a column per estimate.
+
+    build("table2_book", items, {"npo": "NPO"})
+
+A cell is text, `36.0 [28.1, 44.3]`: a value and its 95 % interval. What others report stands below
+ours. Nothing here imports matplotlib or torch.
+"""
+
+import functools
+import html
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pandas as pd
+
+from unlearn_lib.results import Estimate, Items, Metric, estimate, metric_of
+from unlearn_lib.util import CompanionError, nearest, write_text
+
+Names = Mapping[str, str]
+Reported: TypeAlias = pd.DataFrame | None
+DEGENERATE_LIMIT = 0.10
+NAMES = {"base": "base model", "target": "target (taught)", "retain_model": "retain model"}
+NAMES |= {"eco": "ECO (guard)", "prompting": "prompting"}
+TASKS = {"harm": "Harmful prompts", "book": "Book", "authors": "Fictitious authors"}
+TASKS |= {"continual": "Continual, last part", "people": "Real people"}
+TASKS |= {"science": "Multiple choice"}
+PARTS, ATTACKS, SIZES = r"\d", r"[a-z][a-z ]*", r"\d+ parameters"
+"""Conditions: parts of the continual task, ways of asking, sizes of the model."""
+INTERVALS = "[ ]: 95 % interval. n: questions behind the first number, all seeds together."
+DAGGER = f"†: more than {100 * DEGENERATE_LIMIT:.0f} % of the answers on a split are degenerate."
+SPLITS = ("forget", "retain", "general", "unrelated")
+STYLES = {"score": ".3f", "share": ".2f", "cosine": ".2f", "p-value": ".2g", "ms": ".2f"}
+STYLES |= {"parameters": ",.0f", "bytes": ",.0f", "none": ".2f"}
+LONG = 30
+
+
+@dataclass(frozen=True)
+class Column:
+    """An estimate to show: a metric, and a split if not the metric's own.
+
+    `relative`: divided by the base model's value, which is taken as exact.
+    """
+
+    metric: str
+    split: str | None = None
+    relative: bool = False
+
+    @property
+    def entry(self) -> Metric:
+        """The catalogue's entry."""
+        return metric_of(self.metric)
+
+    @property
+    def percent(self) -> bool:
+        """Whether it is shown in per cent: rates are."""
+        return self.entry.statistic.interval == "rate"
+
+    @property
+    def heading(self) -> str:
+        """The label with split and unit."""
+        split = self.split or "-".join(self.entry.splits)
+        unit = " (× base)" if self.relative else " (%)" if self.percent else ""
+        return self.entry.label + (f", {split}" if split in SPLITS else "") + unit
+
+    def read(self, items: Items, **where: Any) -> Estimate | None:
+        """Estimate it in the unit in which it is shown; `where` as for `estimate`."""
+        where = {"split": self.split, **where}
+        number = estimate(items, self.metric, **where)
+        base = (
+            estimate(items, self.metric, **{**where, "method": "base"}) if self.relative else None
+        )
+        factor = 1 / base.value if base else 100 if self.percent else 1
+        if number is None or self.relative and base is None:
+            return None
+        ends = (factor * number.value, factor * number.low, factor * number.high)
+        return Estimate(*ends, number.n, number.seeds)
+
+    def text(self, number: Estimate | None) -> str:
+        """Print a number as `36.0 [28.1, 44.3]`; without an interval its value; None as ''."""
+        if number is None or math.isnan(number.value):
+            return ""
+        style = ".1f" if self.percent else STYLES.get(self.entry.unit, ".1f")
+        style = ".2g" if number.value >= 1e5 and "," not in style else style
+        value, low, high = (f"{x:z{style}}" for x in (number.value, number.low, number.high))
+        return value if math.isnan(number.low) else f"{value} [{low}, {high}]"
+
+
+@functools.cache
+def broken(items: Items, task: str, method: str, model: str, condition: str = "") -> bool:
+    """Return whether more than 10 % of a model's answers on any split are degenerate.
+
+    The one rule of every figure and table. Where answers under a condition were not checked, those
+    to the plain questions decide.
+    """
+    where = {"task": task, "method": method, "model": model, "condition": condition}
+    splits = items.frame["split"].unique()
+    shares = [estimate(items, "degenerate_share", split=split, **where) for split in splits]
+    known = [share.value for share in shares if share is not None]
+    if condition and not known:
+        return broken(items, task, method, model)
+    return max(known, default=0) > DEGENERATE_LIMIT
+
+
+def methods_of(items: Items, labels: Names, **where: Any) -> dict[str, str]:
+    """Return display names by method: models before and guards first, then as in `labels`."""
+    present, names = items.methods(**where), {**NAMES, **labels}
+    ordered = [*(name for name in names if name in present), *present]
+    return {name: names.get(name, name.replace("_", " ")) for name in ordered}
+
+
+def models_of(items: Items, task: str) -> list[str]:
+    """Return the language models of a task."""
+    return list(dict.fromkeys(key["model"] for key in items.keys(task=task)))
+
+
+def conditions_of(items: Items, task: str, pattern: str | None = None) -> list[str]:
+    """Return a task's conditions that match a pattern; None: the plain one, or the last part."""
+    if pattern is None:
+        return sorted(conditions_of(items, task, PARTS))[-1:] or [""]
+    present = dict.fromkeys(key["condition"] for key in items.keys(task=task))
+    return [each for each in present if re.fullmatch(pattern, each)]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: names of tasks, and columns as `metric`, `metric@split`, `metric@split/base`.
+
+    `conditions`: a pattern of those that are shown, as for `conditions_of`.
+    """
+
+    tasks: str
+    metrics: str
+    conditions: str | None = None
+
+    @property
+    def columns(self) -> list[Column]:
+        """The columns; `/base` makes one relative."""
+        parts = [re.split("[@/]", each) for each in self.metrics.split()]
+        return [Column(p[0], p[1] if p[1:] else None, len(p) > 2) for p in parts]
+
+
+def build(name: str, items: Items, labels: Names, reported: Reported = None) -> pd.DataFrame:
+    """Return a table as text, ours and then what others report; its notes in `attrs["notes"]`.
+
+    Args:
+        name: one of TABLES.
+        labels: display names of methods, in order.
+        reported: columns source, place, task, model, method, metric, split, value, unit.
+    """
+    if name not in TABLES:
+        raise CompanionError(f"There is no table '{name}'{nearest(name, TABLES)}.")
+    table, columns, rows = TABLES[name], TABLES[name].columns, []
+    for task in table.tasks.split():
+        for model in models_of(items, task):
+            for condition in conditions_of(items, task, table.conditions):
+                where = {"task": task, "model": model, "condition": condition}
+                for method, label in methods_of(items, labels, **where).items():
+                    rows += _row(items, columns, label, method=method, **where)
+    if reported is not None and rows:
+        others = reported[reported["task"].isin(table.tasks.split())]
+        rows += _reported(others, columns, {**NAMES, **labels})
+    order = ["Source", "Model", "Task", "Condition", "Method"]
+    order += [*(column.heading for column in columns), "n", "Seeds", "Place"]
+    frame = pd.DataFrame(rows, columns=order).fillna("")
+    frame = frame[[each for each in order if (frame[each] != "").any()]]
+    definitions = [f"{column.heading}: {column.entry.definition}" for column in columns]
+    frame.attrs["notes"] = [INTERVALS, DAGGER, *definitions]
+    return frame
+
+
+def _row(items: Items, columns: Sequence[Column], label: str, **where: str) -> list[Names]:
+    numbers = {column: column.read(items, **where) for column in columns}
+    first = next((number for number in numbers.values() if number is not None), None)
+    if first is None:
+        return []
+    row = {"Source": "ours", "Model": where["model"], "Task": TASKS[where["task"]]}
+    row |= {"Condition": where["condition"], "Method": label + " †" * broken(items, **where)}
+    row |= {column.heading: column.text(number) for column, number in numbers.items()}
+    return [row | {"n": str(first.n), "Seeds": str(first.seeds)}]
+
+
+def _reported(others: pd.DataFrame, columns: Sequence[Column], names: Names) -> list[Names]:
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
+    for each in others.fillna("").itertuples():
+        known = [c for c in columns if c.metric == each.metric and not c.relative]
+        known = [c for c in known if each.split in ("", "all", c.split, *c.entry.splits)]
+        if known:
+            row = {"Source": each.source, "Model": each.model, "Task": TASKS[each.task]}
+            row |= {"Method": names.get(each.method, each.method), "Place": each.place}
+            rows.setdefault(tuple(row.values()), row)[known[0].heading] = str(each.value)
+    return list(rows.values())
+
+
+def to_latex(frame: pd.DataFrame) -> str:
+    """Print a table with booktabs, as wide as the text; a long one runs over pages."""
+    width = rf">{{\raggedright\arraybackslash}}p{{{0.8 / frame.shape[1]:.3f}\textwidth}}"
+    widths, long = width * frame.shape[1], len(frame) > LONG
+    body = frame.to_latex(index=False, escape=True, column_format=widths, longtable=long)
+    notes = "\n\n".join(re.sub(r"([%&_#])", r"\\\1", note) for note in frame.attrs["notes"])
+    return f"% needs array, booktabs, longtable\n{{\\scriptsize\n{body}\n{notes}\n\n}}\n"
+
+
+def write_all(items: Items, folder: Path, labels: Names, reported: Reported = None) -> list[Path]:
+    """Write every table that has rows of ours as CSV, Markdown, LaTeX and HTML; return the paths.
+
+    Arguments as for `build`. The same items give the same bytes.
+    """
+    paths = []
+    for name in TABLES:
+        frame = build(name, items, labels, reported)
+        if frame.empty:
+            continue
+        notes = frame.attrs["notes"]
+        page = [frame.to_html(index=False, border=0), *(f"<p>{html.escape(n)}</p>" for n in notes)]
+        markdown = [frame.to_markdown(index=False, disable_numparse=True), *notes]
+        texts = {"csv": frame.to_csv(index=False, lineterminator="\n"), "tex": to_latex(frame)}
+        texts |= {"md": "\n\n".join(markdown) + "\n", "html": "\n".join(page) + "\n"}
+        for end, content in texts.items():
+            paths.append(folder / f"{name}.{end}")
+            write_text(paths[-1], content)
+    return paths
+
+
+HARMFUL = """harmful_rate harmful_rate_length_matched effectiveness similarity_original@retain
+    bleurt_original rougeL_original@retain degenerate_share perplexity_text@retain
+    perplexity_text@retain/base answer_tokens refusal_share@retain"""
+BOOK = """similarity_text bleu verbatim_share verbatim_share@retain extraction_strength
+    perplexity_text loss_ks_distance loss_ks_p_value similarity_original@general
+    degenerate_share degenerate_share@retain degenerate_share@general"""
+CLOSER_LOOK = """mu fe model_utility forget_quality rougeL_recall entailment token_entropy
+    extraction_strength hallucinated_share degenerate_share refusal_share@retain privleak"""
+COMPARISON = """forget_quality ks_distance model_utility asg bleu rougeL_recall meteor
+    cosine_similarity perplexity_answer unique_token_ratio leak_share refusal_share@retain"""
+ECO_BOOK = """verbatim_share bleu rougeL_recall meteor similarity_text asg perplexity_answer
+    verbatim_share@retain rougeL_recall@retain"""
+SCIENCE = "choice_accuracy choice_accuracy@retain choice_accuracy@general probe_accuracy"
+COSTS = """seconds milliseconds_per_prompt milliseconds_per_token parameters_changed bytes_stored
+    peak_memory_bytes"""
+ROBUSTNESS = "leak_share rougeL_recall false_negative_rate@forget"
+GUARDS = """false_positive_rate false_negative_rate guard_threshold unchanged_share time_ratio
+    rougeL_original@unrelated"""
+TABLES = {
+    "table1_harmful": Table("harm", HARMFUL),
+    "table2_book": Table("book", BOOK),
+    "table3_closer_look": Table("authors continual people", CLOSER_LOOK),
+    "eco_comparison": Table("authors", COMPARISON),
+    "eco_book": Table("book", ECO_BOOK),
+    "eco_science": Table("science", SCIENCE),
+    "eco_costs": Table("harm book authors continual people science", COSTS, conditions=""),
+    "eco_robustness": Table("authors", ROBUSTNESS, ATTACKS),
+    "eco_scaling": Table("authors", "milliseconds_per_prompt", SIZES),
+    "guards": Table("authors book science", GUARDS),
+    "judges": Table("harm authors", "judge_accuracy judge_auc"),
+}
+"""Every table, by name."""

@@ -1,0 +1,214 @@
+"""What every task has: settings, weights, tokens; and the hooks by which it bends an experiment."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+from transformers import AutoConfig, AutoTokenizer
+
+from unlearn_lib import assets, judges
+from unlearn_lib.data.guard_prompts import GuardPrompts, general_prompts
+from unlearn_lib.evaluation import Encode, Item, Record
+from unlearn_lib.guard.model import Guard, GuardedModel
+from unlearn_lib.guard.tokens import Frame
+from unlearn_lib.model.loading import LanguageModel, tiny_opt
+from unlearn_lib.model.tokens import Example, TextEncoder
+from unlearn_lib.settings import MethodSettings, TaskName
+from unlearn_lib.unlearn.methods import Method
+from unlearn_lib.unlearn.steps import Pools, Step, draw_steps
+
+TINY = "embedded/tiny-opt"
+BASE, TARGET, RETAIN_MODEL = "base", "target", "retain_model"
+PREFIX_TOKENS = 96
+
+
+class Task:
+    """A task knows its data and what is asked; an `Experiment` runs any method on it.
+
+    Args:
+        name: of the task.
+        settings: the profile's block.
+        model_id: one of the task's models.
+        base: runs what needs the base model before data can be dealt: what it answers to prompts.
+
+    Attributes:
+        parts: what is forgotten one after another; one empty name where all is forgotten at once.
+        starts_from: the model that methods change: `target`, or `base` where nothing is taught.
+        last_adapter: how a chain's last adapter is loaded (`model.loading.load_chain`).
+    """
+
+    parts: tuple[str, ...] = ("",)
+    starts_from: Literal["target", "base"] = TARGET  # type: ignore[assignment]
+    last_adapter: Literal["merged", "unquantised", "float32"] = "merged"
+
+    def __init__(
+        self,
+        name: TaskName,
+        settings: Any,
+        model_id: str,
+        base: Callable[[Sequence[Sequence[int]]], list[str]],
+    ) -> None:
+        self.name: TaskName = name
+        self.settings: Any = settings
+        self.model = settings.model(model_id)
+        self.ask_base = base
+
+    @functools.cached_property
+    def weights(self) -> assets.Asset:
+        """The base model's files as they were found, or made (profile smoke)."""
+        if self.model.id == TINY:
+            return tiny_opt(self.texts_for_tiny())
+        asset = assets.find_model(self.model.id)
+        print(f"{self.model.id}: from {asset.source}.")
+        return asset
+
+    def texts_for_tiny(self) -> list[str]:
+        """Texts from which the tiny model's tokenizer is made."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        """The base model's tokenizer."""
+        return AutoTokenizer.from_pretrained(self.weights.folder, trust_remote_code=False)
+
+    @functools.cached_property
+    def context(self) -> int:
+        """The model's longest input in tokens."""
+        return int(AutoConfig.from_pretrained(self.weights.folder).max_position_embeddings)
+
+    @functools.cached_property
+    def encode(self) -> Encode:
+        """The sentence encoder of similarities."""
+        return judges.sentence_encoder(assets.find_model(self.settings.evaluation.encoder).folder)
+
+    @functools.cached_property
+    def encoder(self) -> Any:
+        """Turns questions and answers into tokens, alike in training and evaluation."""
+        data = self.settings.data
+        return TextEncoder(
+            self.tokenizer, data.template, data.prompt_tokens, data.answer_tokens, self.context
+        )
+
+    def reading(self) -> dict[str, Any]:
+        """The settings that decide how text becomes tokens."""
+        names = {"template", "prompt_tokens", "answer_tokens"}
+        return self.settings.data.model_dump(mode="json", include=names)
+
+    def before(self) -> list[str]:
+        """The models before unlearning that are evaluated."""
+        raise NotImplementedError
+
+    def pretraining(self) -> list[Example]:
+        """What the tiny model of profile smoke reads before anything else."""
+        return []
+
+    def taught(self, kind: str) -> list[Example]:
+        """What the target is taught (`target`), or the retain model (`retain_model`)."""
+        return []
+
+    def own_answers(self, method: MethodSettings) -> Callable[[LanguageModel], list[Any]] | None:
+        """What lets the base model answer the retain questions itself; None where it need not."""
+        return None
+
+    def pools(
+        self, method: Method, settings: MethodSettings, part: str, own: list[Any] | None
+    ) -> Pools:
+        """What a method may see: rows to forget and to keep, substitutes, refusals.
+
+        Args:
+            own: what the base model answered, for methods that keep its own answers.
+        """
+        raise NotImplementedError
+
+    def steps(
+        self, method: Method, settings: MethodSettings, pools: Pools, seed: int
+    ) -> tuple[Method, Sequence[Step]]:
+        """The rows of every step, drawn from the seed."""
+        return method, draw_steps(pools, method, settings, seed)
+
+    def asked(self, part: str) -> dict[str, str]:
+        """The sha256 of what is asked after a part, and of what judges the answers, by name."""
+        raise NotImplementedError
+
+    def evaluate(self, model: LanguageModel, part: str, prefix: str, scorer: Any) -> Record:
+        """Let a model answer and score everything that is asked after a part.
+
+        Args:
+            prefix: what the prompting baseline puts before every question.
+            scorer: gives the model under whose fixed weights answers' perplexity is measured.
+        """
+        raise NotImplementedError
+
+    def measure(self, record: Record, base: Record | None) -> list[Item]:
+        """Items of a record; `base`: the base model's, None of the base model itself."""
+        raise NotImplementedError
+
+    # What a guard needs of a task.
+
+    topic: str = ""
+    """Whom or what the prompting baseline is told to say nothing about."""
+
+    @functools.cached_property
+    def general(self) -> tuple[str, ...]:
+        """Ordinary questions that have nothing to do with what is forgotten."""
+        return general_prompts(self.settings.guards.eco.general)
+
+    @functools.cached_property
+    def guard_prompts(self) -> GuardPrompts:
+        """What a guard is trained, calibrated and scored on."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def frame(self) -> Frame:
+        """The chat template around a question."""
+        return Frame.of(self.encoder.prompt)
+
+    def aim(self, model: LanguageModel) -> np.ndarray:
+        """What the search of a strength aims at: what the target does where it knows nothing."""
+        raise NotImplementedError
+
+    def gap_values(self, model: LanguageModel, aim: np.ndarray) -> float:
+        """How far a model is from that on what is to be forgotten, 0 to 1; training data alone."""
+        raise NotImplementedError
+
+    def objective(self, model: LanguageModel, guard: Guard) -> Callable[[float], float]:
+        """From a strength to the gap of the guarded model.
+
+        Every prompt that is asked is taken as flagged, so that the search is of the strength alone.
+        """
+        aim = self.aim(model)
+
+        def gap(strength: float) -> float:
+            tried = behind(model, replace(guard, strength=strength), self.frame, judge=_all)
+            return self.gap_values(tried, aim)
+
+        return gap
+
+    def prefixed(self, prefix: str) -> Any:
+        """The encoder of the prompting baseline: a prefix stands before every question."""
+        if not prefix:
+            return self.encoder
+        room = self.encoder.context - self.encoder.answer_tokens
+        room = min(self.encoder.prompt_tokens + PREFIX_TOKENS, room)
+        return replace(self.encoder, before=prefix, prompt_tokens=room)
+
+    def sentence_data(self) -> dict[str, str]:
+        """The sha256 of the sentence encoder."""
+        return {"encoder": assets.find_model(self.settings.evaluation.encoder).sha256}
+
+
+def behind(model: LanguageModel, guard: Guard, frame: Frame, **more: Any) -> LanguageModel:
+    """A model behind a guard, to be asked and scored like any other."""
+    return replace(model, model=GuardedModel(model.model, model.tokenizer, guard, frame, **more))
+
+
+def _all(prompts: Sequence[str]) -> np.ndarray:
+    return np.ones(len(prompts), dtype=bool)
+
+
+def spread(rows: Sequence[Any], most: int) -> list[Any]:
+    """So many of the rows, spread evenly over all."""
+    places = np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))
+    return [rows[place] for place in places]

@@ -1,0 +1,261 @@
+"""One trainer of a transformer text classifier, for the guard and for the judge of harm.
+
+classifier = TextClassifier.fit(folder, texts, truth, settings)
+classifier.probability(texts) > threshold
+classifier.save(folder); TextClassifier.load(folder)
+"""
+
+import tempfile
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from unlearn_lib.settings import TextClassifierSettings
+from unlearn_lib.util import CompanionError, write_text
+
+DESCRIPTION = "classifier.json"
+MULTI_LABEL = "multi_label_classification"
+ECO_OPTIMISER = {
+    "lr_scheduler_type": "cosine",
+    "adam_beta2": 0.98,
+    "adam_epsilon": 1e-6,
+    "max_grad_norm": 0.0,
+    "train_sampling_strategy": "group_by_length",
+}
+"""As in ECO's released script; Arora et al. 2024 train on labels with the Trainer's defaults."""
+
+
+def plain(text: str) -> str:
+    """Return the text with plain letters (NFKC), no invisible marks and single spaces."""
+    normal = unicodedata.normalize("NFKC", text)
+    visible = (letter for letter in normal if unicodedata.category(letter) != "Cf")
+    return " ".join("".join(visible).split())
+
+
+@dataclass(frozen=True, eq=False)
+class TextClassifier:
+    """An encoder fine-tuned on two classes (softmax) or on several labels (sigmoids).
+
+    A text longer than `maximum_length` tokens is learned and judged in windows, each sharing half
+    of its tokens with the one before; in training each has the truth of its text. Liu et al. 2024
+    and Arora et al. 2024 cut a text instead. ECO's released trainer does not run: it reads an
+    option that it does not define. It would also choose the checkpoint by errors on the forget
+    set; here the last step counts.
+
+    Attributes:
+        model, tokenizer: of transformers.
+        settings: of the training; batch size and maximum length apply to judging too.
+    """
+
+    model: Any
+    tokenizer: Any
+    settings: TextClassifierSettings
+
+    @classmethod
+    def fit(
+        cls,
+        pretrained: Path,
+        texts: Sequence[str],
+        truth: ArrayLike,
+        settings: TextClassifierSettings,
+        seed: int = 0,
+        use_cpu: bool = False,
+    ) -> "TextClassifier":
+        """Fine-tune a pretrained encoder by AdamW, a window a row.
+
+        Args:
+            pretrained: local folder with a model (with or without a head) and its tokenizer.
+            texts: [n].
+            truth: bool [n] for two classes, weighted by their number of windows; or bool [n, k]
+                for k labels, each with an unweighted binary cross-entropy.
+            settings: its `base` is not read: `pretrained` stands for it.
+            seed: of the new head, the order of rows and dropout; sets the global generators too.
+            use_cpu: ignore an accelerator. Default False.
+
+        Raises:
+            CompanionError: a maximum length beyond the encoder's positions, a loss not finite.
+        """
+        targets = np.asarray(truth, dtype=bool)
+        multi_label = targets.ndim == 2
+        set_seed(seed)
+        model, tokenizer, _ = _pretrained(
+            pretrained,
+            ignore_mismatched_sizes=True,
+            problem_type=MULTI_LABEL if multi_label else "single_label_classification",
+            num_labels=targets.shape[1] if multi_label else 2,
+        )
+        positions = min(model.config.max_position_embeddings, tokenizer.model_max_length)
+        if settings.maximum_length > positions:
+            raise CompanionError(
+                f"The text classifier's maximum_length is {settings.maximum_length} tokens, but "
+                f"its base reads only {positions}: lower it."
+            )
+        classifier = cls(model, tokenizer, settings)
+        windows, owners = classifier.windows(texts)
+        labels = targets[owners].astype(np.float32 if multi_label else np.int64)
+        rows = [{**window, "labels": row} for window, row in zip(windows, labels.tolist())]
+        with tempfile.TemporaryDirectory() as scratch:
+            arguments = TrainingArguments(
+                output_dir=scratch,
+                num_train_epochs=settings.epochs,
+                learning_rate=settings.learning_rate,
+                warmup_steps=settings.warmup_share,  # below 1 it is a share of all steps
+                per_device_train_batch_size=settings.batch_size,
+                weight_decay=settings.weight_decay,
+                seed=seed,
+                use_cpu=use_cpu,
+                disable_tqdm=True,
+                save_strategy="no",
+                report_to="none",
+                logging_nan_inf_filter=False,
+                dataloader_pin_memory=False,
+                **({} if multi_label else ECO_OPTIMISER),
+            )
+            trainer = Trainer(
+                model,
+                arguments,
+                train_dataset=rows,
+                data_collator=DataCollatorWithPadding(tokenizer),
+                compute_loss_func=None if multi_label else class_weighted_loss(labels),
+            )
+            trainer.remove_callback(PrinterCallback)
+            final = trainer.train().training_loss
+        if not np.isfinite(final):
+            raise CompanionError(
+                f"The text classifier's training loss became {final}: lower its learning_rate, "
+                f"now {settings.learning_rate:g}."
+            )
+        return classifier
+
+    def probability(self, texts: Sequence[str]) -> np.ndarray:
+        """Return how sure the classifier is of each text: float64 [n], 0 to 1.
+
+        It is the second class's softmax or the highest sigmoid; of several windows the highest
+        counts. The texts of a batch change each other by rounding only, about 1e-7.
+        """
+        windows, owners = self.windows(texts)
+        logits = torch.from_numpy(
+            forward(self.model, self.tokenizer, windows, self.settings.batch_size)
+        )
+        if self.model.config.problem_type == MULTI_LABEL:
+            scores = logits.sigmoid().amax(dim=-1)
+        else:
+            scores = logits.softmax(dim=-1)[:, 1]
+        highest = np.zeros(len(texts))
+        np.maximum.at(highest, owners, scores.numpy())
+        return highest
+
+    def windows(self, texts: Sequence[str]) -> tuple[list[dict[str, list[int]]], list[int]]:
+        """Return each window's token ids and masks, unpadded, and the row of its text."""
+        if not len(texts):
+            return [], []
+        limit = self.settings.maximum_length
+        encoding = self.tokenizer(
+            [plain(text) for text in texts],
+            truncation=True,
+            max_length=limit,
+            stride=(limit - self.tokenizer.num_special_tokens_to_add()) // 2,
+            return_overflowing_tokens=True,
+        )
+        owners = encoding.pop("overflow_to_sample_mapping")
+        return rows_of(encoding), list(owners)
+
+    def save(self, folder: Path) -> None:
+        """Write safetensors and JSON into a folder, which is created if need be."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        write_text(folder / DESCRIPTION, self.settings.model_dump_json(indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> "TextClassifier":
+        """Load what `save` wrote; CompanionError where a file is missing or damaged."""
+        model, tokenizer = load_trained(folder)
+        written = (folder / DESCRIPTION).read_text(encoding="utf-8")
+        return cls(model, tokenizer, TextClassifierSettings.model_validate_json(written))
+
+
+def class_weighted_loss(truth: np.ndarray) -> Callable[..., torch.Tensor]:
+    """Return a loss: cross-entropy with a weight per class, averaged over rows, in nats.
+
+    With weights N / (2 n_c) the mean over an epoch is the average of the two classes' means. The
+    released code weighs by N / n_c; PyTorch's own weighted mean divides by the weights in each
+    batch, so that a row's weight depends on the rows beside it.
+
+    Args:
+        truth: of all rows, int64 [N] of 0 and 1.
+
+    Returns:
+        A function of outputs, whose `logits` are [n, 2], and labels, int64 [n]: a scalar.
+    """
+    counts = torch.tensor(np.bincount(truth, minlength=2), dtype=torch.float32)
+    weights = counts.sum() / (2 * counts)
+
+    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> Any:
+        losses = F.cross_entropy(outputs.logits.float(), labels, reduction="none")
+        return (weights.to(losses.device)[labels] * losses).mean()
+
+    return loss
+
+
+def rows_of(encoding: Any) -> list[dict[str, list[int]]]:
+    """Return a tokenizer's output row by row, unpadded."""
+    return [dict(zip(encoding, row)) for row in zip(*encoding.values())]
+
+
+def forward(
+    model: Any, tokenizer: Any, rows: Sequence[Mapping[str, list[int]]], batch_size: int
+) -> np.ndarray:
+    """Return the outputs of a sequence classifier for unpadded rows: float64 [n, outputs]."""
+    logits = np.zeros((len(rows), model.config.num_labels))
+    order = np.argsort([len(row["input_ids"]) for row in rows], kind="stable")
+    model.eval()
+    for start in range(0, len(order), batch_size):
+        places = order[start : start + batch_size]
+        batch = tokenizer.pad([rows[place] for place in places], return_tensors="pt")
+        with torch.inference_mode():
+            logits[places] = model(**batch.to(model.device)).logits.double().cpu().numpy()
+    return logits
+
+
+def load_trained(folder: Path) -> tuple[Any, Any]:
+    """Return the model and tokenizer of a trained sequence classifier, in float32.
+
+    Nothing is fetched and no code in the folder is run.
+
+    Raises:
+        CompanionError: no such model, damaged weights, or a head that was never trained.
+    """
+    try:
+        model, tokenizer, new = _pretrained(folder)
+        if new:
+            raise ValueError(f"its weights lack {', '.join(sorted(new))}")
+    except Exception as error:  # json, safetensors and transformers each raise their own kinds
+        reason = " ".join(str(error).split())
+        raise CompanionError(f"{folder} holds no trained text classifier ({reason}).") from error
+    return model, tokenizer
+
+
+def _pretrained(folder: Path, **head: Any) -> tuple[Any, Any, set[str]]:
+    """Return model, tokenizer, and the names of weights that the folder lacks: drawn anew."""
+    local = {"local_files_only": True, "trust_remote_code": False}
+    model, report = AutoModelForSequenceClassification.from_pretrained(
+        folder, output_loading_info=True, dtype=torch.float32, **local, **head
+    )
+    new = {*report["missing_keys"], *(mismatch[0] for mismatch in report["mismatched_keys"])}
+    return model, AutoTokenizer.from_pretrained(folder, **local), new

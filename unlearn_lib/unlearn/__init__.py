@@ -1,0 +1,1 @@
+"""Unlearning losses, the methods that sum them, the steps they see, and the trainer."""

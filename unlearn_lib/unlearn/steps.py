@@ -1,0 +1,278 @@
+"""What one optimisation step sees, and its loss.
+
+The rows of every step (which forget rows, which substitutes, which retain rows) are drawn once
+from the seed before training starts: the seed decides everything, every forget row is used
+before one comes twice, and a resumed run sees exactly what an undisturbed one does. In the
+released code of Arora et al. the loader is cut to the retain set's length, so that only the
+first 572 harmful answers are ever used.
+
+A step is one forward over one packed row: forget answers, mismatch answers behind the same
+prompts, rows to keep, and retain rows.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from unlearn_lib.model.loading import reference
+from unlearn_lib.model.packing import Packed, pack, packed_activations, packed_logits
+from unlearn_lib.model.tokens import Example, Tokens
+from unlearn_lib.settings import MethodSettings
+from unlearn_lib.unlearn import losses
+from unlearn_lib.unlearn.methods import NEEDS_REFERENCE, PAIRED, Method
+from unlearn_lib.util import CompanionError
+
+FORGET, MISMATCH, KEEP, RETAIN = ROLES = ("forget", "mismatch", "keep", "retain")
+
+
+@dataclass(frozen=True)
+class Pools:
+    """The tokenised rows that steps draw from.
+
+    Attributes:
+        forget: one answer each.
+        substitutes: for each forget row, the answers a mismatch may take instead.
+        retain: one or more answers each, of which a step draws one.
+        keep: rows learned with the forget rows and to stay, one answer each.
+        before: for each forget row, its summed NLL under the model before unlearning, where
+            that is not the original model (a text was taught first); NPO's reference.
+        refusals: answers that say "I don't know", for methods that compare with one.
+    """
+
+    forget: Sequence[Example] = ()
+    substitutes: Sequence[Sequence[Tokens]] = ()
+    retain: Sequence[Example] = ()
+    keep: Sequence[Example] = ()
+    before: Sequence[float] | None = None
+    refusals: Sequence[Tokens] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """The rows of one optimisation step.
+
+    `forget` examples carry their substitutes behind the answer to be forgotten, or alone where
+    the method has no forget loss (`substitutes_only`); where they are `paired`, both of their
+    answers belong to the forget loss. `mismatch` rows have prompts of their own (`released.py`).
+    `before` is as in `Pools`, for this step's forget rows. `seed` is the run's.
+    """
+
+    forget: tuple[Example, ...] = ()
+    retain: tuple[Example, ...] = ()
+    substitutes_only: bool = False
+    keep: tuple[Example, ...] = ()
+    mismatch: tuple[Example, ...] = ()
+    before: tuple[float, ...] | None = None
+    paired: bool = False
+    seed: int = 0
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """Everything that the step packs, in the order of `roles`."""
+        return (*self.forget, *self.mismatch, *self.keep, *self.retain)
+
+    def roles(self) -> list[str]:
+        """Name the role of every packed answer, in order."""
+        roles: list[str] = []
+        first = MISMATCH if self.substitutes_only else FORGET
+        for example in self.forget:
+            roles += [first] + [FORGET if self.paired else MISMATCH] * (len(example.answers) - 1)
+        for role in (MISMATCH, KEEP, RETAIN):
+            roles += [role] * sum(len(example.answers) for example in getattr(self, role))
+        return roles
+
+
+def epoch_steps(
+    rows: Sequence[Example], batch_size: int, random: np.random.Generator
+) -> list[Step]:
+    """Deal all rows once, in a new order, as retain rows of so many steps."""
+    order = random.permutation(len(rows))
+    groups = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
+    return [Step(retain=tuple(rows[i] for i in group)) for group in groups]
+
+
+def draw_steps(pools: Pools, method: Method, settings: MethodSettings, seed: int) -> list[Step]:
+    """Draw the rows of every step from the seed.
+
+    Raises:
+        CompanionError: the method needs rows that the data does not have.
+    """
+    sizes = {
+        "forget": settings.batch_size if method.forget or method.mismatch else 0,
+        "retain": (settings.retain_batch_size or settings.batch_size) if method.retain else 0,
+        "keep": (settings.keep_batch_size or settings.batch_size) if method.keep else 0,
+    }
+    _require_rows(pools, method, sizes)
+    random = np.random.default_rng(seed)
+    orders = {name: _endless(len(getattr(pools, name)), random) for name in sizes}
+    steps = []
+    for _ in range(settings.steps):
+        places = [next(orders["forget"]) for _ in range(sizes["forget"])]
+        forget = [_forget_row(pools, i, method, settings, random) for i in places]
+        before = tuple(float(pools.before[i]) for i in places) if pools.before is not None else None
+        retain = [next(orders["retain"]) for _ in range(sizes["retain"])]
+        step = Step(
+            forget=tuple(forget),
+            retain=tuple(_retain_row(pools, i, method, random) for i in retain),
+            substitutes_only=method.forget is None,
+            keep=tuple(pools.keep[next(orders["keep"])] for _ in range(sizes["keep"])),
+            before=before,
+            paired=method.forget in PAIRED,
+            seed=seed,
+        )
+        steps.append(step)
+    return steps
+
+
+def _endless(count: int, random: np.random.Generator) -> Iterator[int]:
+    while True:
+        yield from random.permutation(count)
+
+
+def _require_rows(pools: Pools, method: Method, sizes: dict[str, int]) -> None:
+    needed = {name for name, size in sizes.items() if size}
+    missing = sorted(name for name in needed if not getattr(pools, name))
+    if PAIRED & {method.forget, method.retain} and not pools.refusals:
+        missing.append("refusals")
+    if method.mismatch and not all(pools.substitutes):
+        missing.append("substitutes")
+    if missing:
+        raise CompanionError(
+            f"Method '{method.name}' needs rows of the set '{missing[0]}', which is empty; check "
+            "the profile's data settings."
+        )
+
+
+def _forget_row(
+    pools: Pools, index: int, method: Method, settings: MethodSettings, random: np.random.Generator
+) -> Example:
+    example = pools.forget[index]
+    if method.forget in PAIRED:
+        return Example(example.prompt, (example.answers[0], _drawn(pools.refusals, random)))
+    if method.mismatch is None:
+        return replace(example, score_prompt=method.forget_prompts)
+    candidates = pools.substitutes[index]
+    count = min(settings.mismatch_answers, len(candidates))
+    places = random.choice(len(candidates), size=count, replace=False)
+    own = example.answers[:1] if method.forget else ()
+    return Example(example.prompt, (*own, *(candidates[i] for i in places)))
+
+
+def _retain_row(pools: Pools, index: int, method: Method, random: np.random.Generator) -> Example:
+    example = pools.retain[index]
+    answers = [_drawn(example.answers, random)]
+    if method.retain in PAIRED:
+        answers.append(_drawn(pools.refusals, random))
+    return Example(example.prompt, tuple(answers), score_prompt=method.retain_prompts)
+
+
+def _drawn(answers: Sequence[Tokens], random: np.random.Generator) -> Tokens:
+    return answers[int(random.integers(len(answers)))]
+
+
+def step_terms(
+    model: Any, step: Step, method: Method, settings: MethodSettings, frozen: Any = None
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Return a step's loss and its terms, each term unweighted and in nats.
+
+    `forget_nll` is the cross-entropy of the scored forget tokens whatever the forget loss is: the
+    quantity that the stop rule watches. A method that steers activations has no logits to tell.
+
+    Args:
+        frozen: the original model, where it is not `model` without its adapter.
+    """
+    packed, sizes = _by_role(pack(step.examples), step.roles())
+    outputs = _outputs(model, packed, method, settings)
+    total = outputs.new_zeros((), dtype=torch.float32)
+    report: dict[str, float] = {}
+    terms = (
+        (FORGET, method.forget, settings.forget_weight),
+        (MISMATCH, method.mismatch and losses.gradient_descent, settings.mismatch_weight),
+        (KEEP, method.keep, settings.keep_weight),
+        (RETAIN, method.retain, settings.retain_weight),
+    )
+    device = outputs.device
+    parts = (part.to(device).split(sizes) for part in (outputs, packed.labels, packed.rows))
+    for (role, loss, weight), logits, labels, rows in zip(terms, *parts, strict=True):
+        if not loss or len(labels) == 0:
+            continue
+        rows = torch.unique_consecutive(rows, return_inverse=True)[1]
+        original = None
+        if loss is losses.npo and step.before is not None:
+            original = logits.new_tensor(step.before, dtype=torch.float32)
+        elif role == FORGET and method.steers:
+            original = _steering_target(logits, settings, step.seed)
+        elif loss in NEEDS_REFERENCE:
+            original = _original_outputs(model, step, role, method, settings, frozen)
+        value = loss(logits, labels, rows, original, settings.beta)
+        total = total + weight * value
+        report[role] = float(value.detach())
+        if loss is losses.maximum_entropy:
+            report["entropy"] = _entropy_share(logits.detach())
+        if role == FORGET and not method.steers:
+            ascent = loss is losses.gradient_ascent
+            nll = -value if ascent else losses.answer_nll(logits, labels, rows)
+            report["forget_nll"] = float((nll[::2] if step.paired else nll).detach().mean())
+    report["total"] = float(total.detach())
+    report["tokens"] = packed.tokens
+    return total, report
+
+
+def _outputs(model: Any, packed: Packed, method: Method, settings: MethodSettings) -> torch.Tensor:
+    """What the method's losses see at the scored places: logits, or activations of one block.
+
+    Raises:
+        CompanionError: no block up to that one is trained.
+    """
+    if not method.steers:
+        return packed_logits(model, packed)
+    activations = packed_activations(model, packed, settings.layer)
+    if torch.is_grad_enabled() and not activations.requires_grad:
+        raise CompanionError(
+            f"Method '{method.name}' steers block {settings.layer}, but nothing up to that block "
+            "is trained; raise its 'layer', or lower the first of 'lora.layers' in the profile."
+        )
+    return activations
+
+
+def _by_role(packed: Packed, roles: Sequence[str]) -> tuple[Packed, list[int]]:
+    """Put the scored places of a role side by side; also return how many each role has."""
+    role = np.array([ROLES.index(name) for name in roles])[packed.rows.numpy()]
+    order = torch.from_numpy(np.argsort(role, kind="stable"))
+    scored = {name: getattr(packed, name)[order] for name in ("predictors", "labels", "rows")}
+    return replace(packed, **scored), np.bincount(role, minlength=len(ROLES)).tolist()
+
+
+def _entropy_share(logits: torch.Tensor) -> float:
+    """Mean entropy of the next token's distribution as a share of its limit, log V."""
+    parts = logits.split(losses.ROWS_AT_ONCE)
+    entropies = [torch.special.entr(part.float().softmax(-1)).sum(-1) for part in parts]
+    return float(torch.cat(entropies).mean()) / math.log(logits.shape[-1])
+
+
+def _steering_target(
+    activations: torch.Tensor, settings: MethodSettings, seed: int
+) -> torch.Tensor:
+    """RMU's c·u for every scored place: u a random unit vector of positive entries, one a run."""
+    generator = torch.Generator().manual_seed(seed)
+    vector = torch.rand(activations.shape[-1], generator=generator)
+    target = settings.steering * vector / vector.norm()
+    return target.to(activations.device).expand_as(activations)
+
+
+def _original_outputs(
+    model: Any, step: Step, role: str, method: Method, settings: MethodSettings, frozen: Any
+) -> torch.Tensor:
+    examples = {FORGET: step.forget, KEEP: step.keep, RETAIN: step.retain}[role]
+    if role == FORGET and not step.paired:
+        examples = tuple(replace(row, answers=row.answers[:1]) for row in examples)
+    packed = pack(examples)
+    if method.to_itself:
+        with torch.no_grad():
+            return _outputs(model, packed, method, settings)
+    with reference(model, frozen) as original:
+        return _outputs(original, packed, method, settings)

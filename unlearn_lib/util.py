@@ -1,0 +1,43 @@
+"""What every module may use: the one exception, atomic writes, digests, names of files."""
+
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+EMBEDDED = Path(__file__).resolve().parent / "data" / "embedded"
+
+
+class CompanionError(Exception):
+    """Bad input or a missing thing: one sentence that names it, its place and the remedy."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the closest known name, or the list of names."""
+    names = sorted(known)
+    match = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f" (did you mean '{match[0]}'?)" if match else f" (known: {', '.join(names)})"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file by one rename, so that it is there whole or as it was before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(partial, path)
+
+
+def digest(*values: Any) -> str:
+    """Return the sha256 of values as canonical JSON; what JSON lacks is written as its `str`."""
+    text = json.dumps(values, sort_keys=True, default=str, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def slug(model_id: str) -> str:
+    """Turn a hub id into a file name: `facebook/opt-1.3b` becomes `opt-1.3b`."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", model_id.rsplit("/", 1)[-1])
