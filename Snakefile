@@ -14,7 +14,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from unlearn_lib.profiles import load_profile, notebook_jobs, profile_files
+from unlearn_lib.profile import load_profile, profile_files
+from unlearn_lib.stored import NOTEBOOKS, notebook_jobs
 
 PROFILE = config.get("profile", "laptop")
 BOOK = config.get("book") or os.environ.get("BOOK") or None
@@ -23,14 +24,12 @@ LOADED = load_profile(PROFILE, BOOK, SEEDS and int(SEEDS))
 CHOSEN = f"--profile {PROFILE}" + (f" --book {shlex.quote(BOOK)}" if BOOK else "")
 CHOSEN += f" --seeds {SEEDS}" if SEEDS else ""
 RESULTS = f"results/{LOADED.name}"
-METRICS = f"{RESULTS}/metrics.csv"
+ITEMS = f"{RESULTS}/items.parquet"
 RUN = f"{shlex.quote(sys.executable)} -m unlearn_lib"
-DATA = [path for path in Path("unlearn_lib/datasets/embedded").rglob("*") if path.is_file()]
+DATA = [path for path in Path("unlearn_lib/data/embedded").rglob("*") if path.is_file()]
 CODE = [*Path("unlearn_lib").rglob("*.py"), *Path("unlearn_lib").rglob("*.yaml")]
 LIBRARY = sorted(map(str, CODE + DATA))
-SETTINGS = [*map(str, profile_files(PROFILE)), "requirements.lock"] + (
-    [str(LOADED.book.data.file)] if BOOK else []
-)
+SETTINGS = [*map(str, profile_files(PROFILE)), "uv.lock", *([BOOK] if BOOK else [])]
 
 # A job alone has every core of the machine, jobs side by side share them, and what the user set
 # holds. Memory of tensors stays with the process (glibc), which would else ask for it anew at
@@ -43,13 +42,9 @@ shell.prefix(
 )
 
 
-def name_of(job):
-    """`01_harmful_unlearning__opt-1.3b__s0`, or the notebook's own name without a model."""
-    return job.notebook if job.model is None else f"{job.notebook}__{job.model_slug}__s{job.seed}"
-
-
-JOBS = {name_of(job): job for job in notebook_jobs(LOADED)}
-EXPERIMENTS = [name for name, job in JOBS.items() if job.model is not None]
+JOBS = {job.name: job for job in notebook_jobs(LOADED)}
+COMPUTING = [name for name, job in JOBS.items() if job.model is not None]
+LAST = list(NOTEBOOKS)[-1]
 
 
 def arguments(wildcards):
@@ -59,18 +54,19 @@ def arguments(wildcards):
 
 
 def built_on(wildcards):
-    """Experiment 3 guards the models of experiments 2 and 4: theirs are made first.
+    """Notebook 03 guards the models of 02 and 04: theirs come first.
 
     Notebooks without a model of their own show what the others made and what was drawn.
     """
     job = JOBS[wildcards.job]
     if job.model is None:
         return [f"{RESULTS}/.figures"]
-    if job.experiment != "eco":
+    if job.notebook != LAST:
         return []
     others = [
-        name for name, other in JOBS.items()
-        if other.experiment in ("book", "tofu") and (other.model, other.seed) == (job.model, job.seed)
+        name for name in COMPUTING
+        if JOBS[name].notebook[:2] in ("02", "04")
+        and (JOBS[name].model, JOBS[name].seed) == (job.model, job.seed)
     ]
     return [f"{RESULTS}/notebooks/{name}.ipynb" for name in others]
 
@@ -85,7 +81,7 @@ def threads_of(wildcards):
     if (JOBS[wildcards.job].model or "").startswith("embedded/"):
         return given or 1
     cores = os.cpu_count() or 1
-    last = sum(job.experiment == "eco" for job in JOBS.values()) == 1 and built_on(wildcards)
+    last = sum(job.notebook == LAST for job in JOBS.values()) == 1 and built_on(wildcards)
     return given or (cores if last else max(1, cores // CORES))
 
 
@@ -95,7 +91,7 @@ localrules: all, collect, figures
 rule all:
     input:
         expand(f"{RESULTS}/notebooks/{{job}}.ipynb", job=JOBS),
-        METRICS,
+        ITEMS,
         f"{RESULTS}/.figures",
 
 
@@ -122,18 +118,18 @@ rule notebook:
 
 rule collect:
     input:
-        expand(f"{RESULTS}/notebooks/{{job}}.ipynb", job=EXPERIMENTS),
+        expand(f"{RESULTS}/notebooks/{{job}}.ipynb", job=COMPUTING),
     output:
-        METRICS,
+        ITEMS,
     log:
         f"{RESULTS}/logs/collect.log",
     shell:
-        "echo table; {RUN} collect {CHOSEN} 2>&1 | tee {log:q}"
+        "echo items; {RUN} collect {CHOSEN} 2>&1 | tee {log:q}"
 
 
 rule figures:
     input:
-        METRICS,
+        ITEMS,
         LIBRARY,
     output:
         touch(f"{RESULTS}/.figures"),

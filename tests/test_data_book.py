@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -31,7 +30,6 @@ WORDS = (
 ).split()
 NUMBERS = ("One", "Two", "Three", "Four")
 NAMES = ("The Sluice", "A Long Night", "What the Keeper Saw", "High Water")
-SAGA = read_book(data.SAGA)
 Put = Callable[[str, str | bytes], Path]
 
 
@@ -68,13 +66,6 @@ def put(tmp_path: Path) -> Put:
     return write
 
 
-@pytest.fixture
-def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("UNLEARN_MIRROR", str(tmp_path))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    return tmp_path / "datasets"
-
-
 def check_novel(book: BookText) -> None:
     assert [chapter.title for chapter in book.chapters] == TITLES
     assert [chapter.text for chapter in book.chapters] == TEXTS
@@ -105,7 +96,7 @@ def refusal(read: Callable[..., Any], *arguments: Any) -> str:
         ("koi8-r", "Он сказал, что ворота закрыты, и ушёл к реке. Старик смотрел вслед."),
     ],
 )
-def test_encodings_are_told(codec: str, line: str, put: Put) -> None:
+def test_encodings_are_run_of(codec: str, line: str, put: Put) -> None:
     book = read_book(put("novel.txt", (novel() + f"\n\n{line}" * 40).encode(codec)))
     assert book.title == "The Keeper" and book.chapters[-1].text.endswith(line)
 
@@ -153,14 +144,10 @@ def test_headings_are_known(headings: list[str], titles: list[str], put: Put) ->
     assert [chapter.text for chapter in book.chapters] == TEXTS[:3]
 
 
-@pytest.mark.parametrize("line", ["Chapter one of the story was long.", "Book in hand, he went."])
-def test_a_sentence_is_no_heading(line: str, put: Put) -> None:
-    book = read_book(put("novel.txt", novel().replace("Chapter Two", f"{line}\n\nChapter Two")))
-    assert [chapter.title for chapter in book.chapters] == TITLES
-    assert line in book.chapters[0].text
-
-
-def test_contents_and_licence_make_no_chapters(put: Put) -> None:
+def test_contents_licence_and_sentences_make_no_chapters(put: Put) -> None:
+    sentence = "\n\nChapter one of the story was long.\n\nBook in hand, he went."
+    book = read_book(put("novel.txt", novel() + sentence))
+    assert book.chapters[-1].text == TEXTS[-1] + sentence
     listed = "".join(f"Chapter {n}: {name} ... {n}\n" for n, name in zip(NUMBERS, NAMES))
     start = "*** START OF THE PROJECT GUTENBERG EBOOK THE KEEPER ***\n\n"
     licence = textwrap.fill(TEXTS[1], 72)
@@ -219,7 +206,7 @@ def documents() -> dict[str, str | bytes]:
     return {
         "cover.xhtml": page("<img src='x.png'/>" + html(BODIES[0])),
         "z.xhtml": page(first + "<a id='x'/><script>var water = 1;</script>"),
-        "y.xhtml": page(second),
+        "y.xhtml": page(second.replace("</h1>", "</h1><h2><img/></h2>")),
         "x.xhtml": page(f"<section>{third}</section><section>{fourth}</section>"),
         "rights.xhtml": page("<h2>Copyright</h2>" + html(BODIES[1])),
         "nav.xhtml": page("<nav><a href='z.xhtml'>Chapter One</a></nav>" + html(BODIES[0])),
@@ -246,15 +233,9 @@ def test_titles_come_from_the_contents_where_there_are_no_headings(put: Put) -> 
 
 def test_line_breaks_and_entities_of_an_epub(put: Put) -> None:
     verse = "<p>Salt in the pantry,<br/>\n  salt in the&nbsp;<i>bed</i> &mdash;</p>"
-    book = read_book(
-        put("novel.epub", make_epub(documents() | {"y.xhtml": page(CHAPTERS[1] + verse)}))
-    )
+    changed = documents() | {"y.xhtml": page(CHAPTERS[1] + verse)}
+    book = read_book(put("novel.epub", make_epub(changed)))
     assert book.chapters[1].text == TEXTS[1] + "\n\nSalt in the pantry,\nsalt in the bed —"
-
-
-def test_a_protected_epub_is_refused(put: Put) -> None:
-    locked = make_epub(documents() | {"y.xhtml": random.Random(0).randbytes(5000)})
-    assert "encrypted" in refusal(read_book, put("novel.epub", locked))
 
 
 # --- PDF ---------------------------------------------------------------------------------------
@@ -295,8 +276,7 @@ def test_a_pdf_is_read_without_headers_page_numbers_and_broken_words(put: Put) -
 def test_running_headers_that_read_as_headings_make_no_chapters(put: Put) -> None:
     pages: list[list[str]] = []
     for number, text in zip(NUMBERS, TEXTS):
-        first, *rest = set_pages(textwrap.fill(text, 58), 20)
-        pages += [[f"Chapter {number}", *first], *([f"Chapter {number}", *p] for p in rest)]
+        pages += [[f"Chapter {number}", *p] for p in set_pages(textwrap.fill(text, 58), 20)]
     book = read_book(put("novel.pdf", make_pdf(pages)))
     assert [chapter.title for chapter in book.chapters] == [f"Chapter {n}" for n in NUMBERS]
     assert words_of(book) == [text.split() for text in TEXTS]
@@ -315,6 +295,7 @@ def test_running_headers_that_read_as_headings_make_no_chapters(put: Put) -> Non
         ("a.txt", b"Chapter One\n\nA line.\n\nChapter Two\n\nAnother.", "too short"),
         ("a.txt", (TEXTS[0] + TEXTS[1] + TEXTS[2]).replace("\n", " ").encode(), "in 1 parts"),
         ("a.epub", make_epub(documents())[:3000], "cannot be read"),
+        ("a.epub", make_epub({"a.xhtml": random.Random(0).randbytes(5000)}), "encrypted"),
         ("a.epub", make_epub({}), "too short"),
         ("a.pdf", make_pdf([["water"]])[:-200], "cannot be read"),
         ("a.pdf", make_pdf([[]] * 3, numbers=False), "run OCR first"),
@@ -350,25 +331,19 @@ def test_the_saga_is_dealt_and_is_not_in_the_prose() -> None:
     assert [len(part) for part in places(splits)] == [8, 8, 8]
     assert (len(splits.held_out_prose), len(splits.prose)) == (12, 36)
     assert not set(splits.prose) & set(splits.held_out_prose)
-    assert data.load(settings(questions="embedded")) == splits
+    other = data.load(settings(split_seed=1, retain_rows=5))
+    assert other.forget != splits.forget and set(other.prose) != set(splits.prose[:5])
     questions = normal_questions("embedded")[0]["question"]
     assert sorted(splits.questions) == sorted(questions) != list(splits.questions)
 
 
 @given(seed=st.integers(0, 2**32), numbers=st.tuples(*[st.integers(1, 8)] * 3))
-@hypothesis_settings(max_examples=10, deadline=None)
+@hypothesis_settings(max_examples=10)
 def test_parts_never_meet_and_keep_the_order(seed: int, numbers: tuple[int, int, int]) -> None:
     parts = places(data.load(settings(split_seed=seed, **counts(*numbers))))
     assert [len(part) for part in parts] == list(numbers)
     assert all(part == sorted(part) for part in parts)
     assert len({i for part in parts for i in part}) == sum(numbers)
-
-
-def test_the_split_seed_decides_and_limits_take_the_first() -> None:
-    first, other = (data.load(settings(split_seed=seed)) for seed in (3, 4))
-    assert first.forget != other.forget and first.prose != other.prose
-    few = data.load(settings(split_seed=3, retain_rows=5))
-    assert few.prose == first.prose[:5] and few.held_out_prose == first.held_out_prose
 
 
 def test_what_cannot_be_split_is_refused(put: Put) -> None:
@@ -382,63 +357,14 @@ def test_what_cannot_be_split_is_refused(put: Put) -> None:
     assert "contains the book: 6 of 48 passages" in message
 
 
-def told(first: int, last: int) -> str:
-    return " ".join(f"told{i}" for i in range(first, last))
+def run_of(first: int, last: int) -> str:
+    return " ".join(f"word{i}" for i in range(first, last))
 
 
 def test_stock_phrases_are_let_pass_and_more_is_refused() -> None:
-    book, own = [told(0, 2000)], [" ".join(f"own{i}x{j}" for j in range(60)) for i in range(400)]
-    phrases = [f"{text} {told(100, 113).upper()}!" for text in own]
+    book, own = [run_of(0, 2000)], [" ".join(f"own{i}x{j}" for j in range(60)) for i in range(400)]
+    phrases = [f"{text} {run_of(100, 113).upper()}!" for text in own]
     data.refuse_overlap(book, phrases[:4] + own[4:])
     assert "5 of 400" in refusal(data.refuse_overlap, book, phrases[:5] + own[5:])
-    assert "1 of 401" in refusal(data.refuse_overlap, book, [*own, told(500, 600)])
-    data.refuse_overlap([told(0, 20), told(20, 40)], [told(0, 12), ""])
-
-
-# --- prose -------------------------------------------------------------------------------------
-
-FIRST = "saibo/bookcorpus_compact_256/data/train-00000-of-00002.parquet"
-
-
-def keep(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frame = pd.DataFrame(rows)
-    if path.suffix == ".parquet":
-        frame.to_parquet(path)
-    else:
-        frame.to_json(path, orient="records", lines=True)
-    return path
-
-
-def test_summaries_of_the_pinned_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    texts, sha256 = load_prose("narrative_qa")
-    assert len(texts) == len(set(texts)) == 101 and len(sha256) == 64
-    assert min(len(text.split()) for text in texts) >= 120
-    assert load_prose("narrative_qa", 7) == (texts[:7], sha256)
-    data.refuse_overlap([chapter.text for chapter in SAGA.chapters], texts)
-
-
-def test_the_hub_s_layout_of_narrative_qa(mirror: Path) -> None:
-    rows = [
-        {"document": {"text": "THE BOOK", "summary": {"text": f"plot{n} " + "word " * (n - 1)}}}
-        for n in (130, 130, 119, 150)
-    ]
-    keep(mirror / "deepmind/narrativeqa/data/test-00000-of-00001.parquet", rows)
-    assert [len(text.split()) for text in load_prose("narrative_qa")[0]] == [130, 150]
-
-
-@pytest.mark.parametrize("name", [FIRST, "saibo/bookcorpus_compact_256/train.jsonl"])
-def test_bookcorpus_is_each_text_once_and_no_later_file(name: str, mirror: Path) -> None:
-    texts = ["one  two\tthree", "one two three", "", None, "a\n\n b c", "a\nb c", "last"]
-    keep(mirror / name, [{"text": text} for text in texts])
-    keep(mirror / FIRST.replace("00000", "00001"), [{"text": "later"}])
-    assert load_prose("bookcorpus")[0] == ("one two three", "a\nb c", "last")
-    assert load_prose("bookcorpus", 2)[0] == ("one two three", "a\nb c")
-
-
-def test_bad_prose_is_named(mirror: Path) -> None:
-    path = keep(mirror / FIRST, [{"texts": "a"}])
-    assert f"{path} has no column 'text'" in refusal(load_prose, "bookcorpus")
-    path.write_bytes(path.read_bytes()[:-20])
-    assert str(path) in refusal(load_prose, "bookcorpus")
+    assert "1 of 401" in refusal(data.refuse_overlap, book, [*own, run_of(500, 600)])
+    data.refuse_overlap([run_of(0, 20), run_of(20, 40)], [run_of(0, 12), ""])

@@ -1,16 +1,64 @@
-"""Helpers that train, unlearn and evaluate for the notebooks of the companion.
+"""Train, unlearn, guard and evaluate language models; the helper package of the notebooks.
 
-Rooms, each using those above it only: `profiles`, `assets`, `models`, `datasets`, `batches`,
-`losses`, `methods`, `training`, `generation` and `scoring`, `metrics`, `classifiers`, `runs`,
-`experiments`, then `tables`, `figures` and `results`.
+    from unlearn_lib import Experiment, estimate, load_items
+
+`PUBLIC` lists the names; each is imported when it is first used, so that figures and tables need
+no torch. Modules use only those before them: util, settings, profile, assets, store, data, model,
+unlearn, metrics, judges, guard, evaluation, tasks, stages, experiment; results reads items, and
+figures, tables, claims, notebook and report show estimates.
 """
 
+import importlib
 import logging
 import warnings
+from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+
+PUBLIC = {
+    "Experiment": "experiment",
+    "load_profile": "profile",
+    "Items": "results",
+    "estimate": "results",
+    "compare": "results",
+    "table": "results",
+    "stored": "stored",
+    "CompanionError": "util",
+    "find_model": "assets",
+    "Asset": "assets",
+    "LoraSettings": "settings",
+    "ModelSettings": "settings",
+    "MethodSettings": "settings",
+    "TeachSettings": "settings",
+    "GuardSettings": "settings",
+    "CorruptionSettings": "settings",
+    "TextClassifierSettings": "settings",
+    "LanguageModel": "model.loading",
+    "load": "model.loading",
+    "make_trainable": "model.loading",
+    "tiny_opt": "model.loading",
+    "Example": "model.tokens",
+    "TextEncoder": "model.tokens",
+    "answers": "model.generate",
+    "score": "model.scoring",
+    "METHODS": "unlearn.methods",
+    "find_method": "unlearn.methods",
+    "Pools": "unlearn.steps",
+    "teach": "unlearn.trainer",
+    "unlearn": "unlearn.trainer",
+    "fit_guard": "guard.fit",
+    "GuardedModel": "guard.model",
+}
+"""Public names, and the modules that they come from."""
 
 # Notices of other libraries that say nothing to a reader of a notebook.
 warnings.filterwarnings("ignore", message="IProgress not found")
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+warnings.filterwarnings("ignore", message="Merge lora module to 8-bit")
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PUBLIC:
+        raise AttributeError(f"unlearn_lib has no public name '{name}'; see unlearn_lib.PUBLIC.")
+    return getattr(importlib.import_module(f"unlearn_lib.{PUBLIC[name]}"), name)

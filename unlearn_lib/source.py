@@ -55,6 +55,7 @@ def _is_text(node: ast.stmt) -> bool:
     )
 
 
+@functools.cache
 def _source(module: str) -> str:
     return ast.dump(_tree(module))
 

@@ -19,7 +19,6 @@ from numpy.typing import ArrayLike
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    DataCollatorWithPadding,
     PrinterCallback,
     Trainer,
     TrainingArguments,
@@ -27,9 +26,8 @@ from transformers import (
 )
 
 from unlearn_lib.settings import TextClassifierSettings
-from unlearn_lib.util import CompanionError, write_text
+from unlearn_lib.util import CompanionError
 
-DESCRIPTION = "classifier.json"
 MULTI_LABEL = "multi_label_classification"
 ECO_OPTIMISER = {
     "lr_scheduler_type": "cosine",
@@ -94,11 +92,10 @@ class TextClassifier:
         targets = np.asarray(truth, dtype=bool)
         multi_label = targets.ndim == 2
         set_seed(seed)
+        outputs = targets.shape[1] if multi_label else 2
+        problem = MULTI_LABEL if multi_label else "single_label_classification"
         model, tokenizer, _ = _pretrained(
-            pretrained,
-            ignore_mismatched_sizes=True,
-            problem_type=MULTI_LABEL if multi_label else "single_label_classification",
-            num_labels=targets.shape[1] if multi_label else 2,
+            pretrained, ignore_mismatched_sizes=True, problem_type=problem, num_labels=outputs
         )
         positions = min(model.config.max_position_embeddings, tokenizer.model_max_length)
         if settings.maximum_length > positions:
@@ -127,13 +124,9 @@ class TextClassifier:
                 dataloader_pin_memory=False,
                 **({} if multi_label else ECO_OPTIMISER),
             )
-            trainer = Trainer(
-                model,
-                arguments,
-                train_dataset=rows,
-                data_collator=DataCollatorWithPadding(tokenizer),
-                compute_loss_func=None if multi_label else class_weighted_loss(labels),
-            )
+            loss = None if multi_label else class_weighted_loss(labels)
+            inputs = {"train_dataset": rows, "processing_class": tokenizer}
+            trainer = Trainer(model, arguments, compute_loss_func=loss, **inputs)
             trainer.remove_callback(PrinterCallback)
             final = trainer.train().training_loss
         if not np.isfinite(final):
@@ -150,13 +143,9 @@ class TextClassifier:
         counts. The texts of a batch change each other by rounding only, about 1e-7.
         """
         windows, owners = self.windows(texts)
-        logits = torch.from_numpy(
-            forward(self.model, self.tokenizer, windows, self.settings.batch_size)
-        )
-        if self.model.config.problem_type == MULTI_LABEL:
-            scores = logits.sigmoid().amax(dim=-1)
-        else:
-            scores = logits.softmax(dim=-1)[:, 1]
+        logits = forward(self.model, self.tokenizer, windows, self.settings.batch_size)
+        multi_label = self.model.config.problem_type == MULTI_LABEL
+        scores = logits.sigmoid().amax(dim=1) if multi_label else logits.softmax(dim=1)[:, 1]
         highest = np.zeros(len(texts))
         np.maximum.at(highest, owners, scores.numpy())
         return highest
@@ -166,28 +155,25 @@ class TextClassifier:
         if not len(texts):
             return [], []
         limit = self.settings.maximum_length
+        stride = (limit - self.tokenizer.num_special_tokens_to_add()) // 2
+        options = {"truncation": True, "max_length": limit, "stride": stride}
         encoding = self.tokenizer(
-            [plain(text) for text in texts],
-            truncation=True,
-            max_length=limit,
-            stride=(limit - self.tokenizer.num_special_tokens_to_add()) // 2,
-            return_overflowing_tokens=True,
+            list(map(plain, texts)), return_overflowing_tokens=True, **options
         )
         owners = encoding.pop("overflow_to_sample_mapping")
         return rows_of(encoding), list(owners)
 
     def save(self, folder: Path) -> None:
         """Write safetensors and JSON into a folder, which is created if need be."""
+        self.model.config.training = self.settings.model_dump(mode="json")
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        write_text(folder / DESCRIPTION, self.settings.model_dump_json(indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> "TextClassifier":
-        """Load what `save` wrote; CompanionError where a file is missing or damaged."""
+        """Load what `save` wrote; errors as `load_trained` raises them."""
         model, tokenizer = load_trained(folder)
-        written = (folder / DESCRIPTION).read_text(encoding="utf-8")
-        return cls(model, tokenizer, TextClassifierSettings.model_validate_json(written))
+        return cls(model, tokenizer, TextClassifierSettings(**model.config.training))
 
 
 def class_weighted_loss(truth: np.ndarray) -> Callable[..., torch.Tensor]:
@@ -220,16 +206,16 @@ def rows_of(encoding: Any) -> list[dict[str, list[int]]]:
 
 def forward(
     model: Any, tokenizer: Any, rows: Sequence[Mapping[str, list[int]]], batch_size: int
-) -> np.ndarray:
-    """Return the outputs of a sequence classifier for unpadded rows: float64 [n, outputs]."""
-    logits = np.zeros((len(rows), model.config.num_labels))
+) -> torch.Tensor:
+    """Return the outputs of a sequence classifier for unpadded rows: float64 [n, outputs], CPU."""
+    logits = torch.zeros((len(rows), model.config.num_labels), dtype=torch.float64)
     order = np.argsort([len(row["input_ids"]) for row in rows], kind="stable")
     model.eval()
     for start in range(0, len(order), batch_size):
         places = order[start : start + batch_size]
         batch = tokenizer.pad([rows[place] for place in places], return_tensors="pt")
         with torch.inference_mode():
-            logits[places] = model(**batch.to(model.device)).logits.double().cpu().numpy()
+            logits[places] = model(**batch.to(model.device)).logits.double().cpu()
     return logits
 
 
@@ -246,8 +232,7 @@ def load_trained(folder: Path) -> tuple[Any, Any]:
         if new:
             raise ValueError(f"its weights lack {', '.join(sorted(new))}")
     except Exception as error:  # json, safetensors and transformers each raise their own kinds
-        reason = " ".join(str(error).split())
-        raise CompanionError(f"{folder} holds no trained text classifier ({reason}).") from error
+        raise CompanionError(f"{folder} holds no trained text classifier ({error!r}).") from error
     return model, tokenizer
 
 

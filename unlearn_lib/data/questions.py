@@ -87,7 +87,7 @@ def read_table(path: Path, needed: Sequence[str] = (), skip: int = 0) -> pd.Data
         elif path.suffix == ".parquet":
             table = pd.read_parquet(path)
         else:
-            table = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+            table = pd.read_json(path, lines=True, dtype=False)
     except (OSError, ValueError, EOFError, LZMAError, zlib.error) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CompanionError(f"{path} is missing or altered ({reason}); put it there.") from error

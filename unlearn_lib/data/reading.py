@@ -92,6 +92,10 @@ class BookText:
 def read_book(path: Path) -> BookText:
     """Read a book; the ending of the file's name tells its format.
 
+    A chapter begins at a heading with at least 50 words beneath it ("Chapter One", "CHAPTER IV.
+    RAIN", "1.", an h1 or h2 of an EPUB or an entry of its table of contents). A book with fewer
+    than three chapters is cut into parts.
+
     Raises:
         CompanionError: missing, of another format, damaged, protected, without text, or too short
             to be split into chapters or parts.
@@ -210,8 +214,7 @@ def _blocks_of(text: str, wrapped: bool = True) -> list[Block]:
 
 def _clean(text: str) -> str:
     """Make characters plain, and words whole that are broken between two small letters."""
-    text = re.sub(r"\r\n?|[\f\v\x85\u2028]", "\n", text)
-    text = unicodedata.normalize("NFC", text.replace("\ufffe", "-\n"))  # pdfium's broken word
+    text = unicodedata.normalize("NFC", re.sub(r"\r\n?|[\f\v\x85\u2028]", "\n", text))
     text = re.sub("[\ufb00-\ufb06]", lambda sign: unicodedata.normalize("NFKC", sign[0]), text)
     text = re.sub("\u00ad\n?|[\u200b\ufeff]", "", CONTROLS.sub("", text))
     return re.sub(r"(?<=[a-zß-ÿ])-\n *([a-zß-ÿ]\S*)[ \n]?", r"\1\n", text)
@@ -241,13 +244,14 @@ def _read_pdf(data: bytes) -> tuple[str, list[Block]]:
     with pypdfium2.PdfDocument(data) as document:
         title = document.get_metadata_value("Title").strip()
         texts = [page.get_textpage().get_text_range() for page in document]
-    pages = [[line for line in text.splitlines() if line.strip()] for text in texts]
+    broken = (text.replace("\ufffe", "-\n") for text in texts)  # pdfium's sign at a line's end
+    pages = [[line for line in text.splitlines() if line.strip()] for text in broken]
     if sum(map(bool, pages)) <= len(pages) / 2:
         raise ValueError("its pages are pictures without text: run OCR first")
-    return title, _blocks_of("\n".join(_without_furniture(pages)))
+    return title, _blocks_of("\n".join(_body_lines(pages)))
 
 
-def _without_furniture(pages: Sequence[list[str]]) -> Iterator[str]:
+def _body_lines(pages: Sequence[list[str]]) -> Iterator[str]:
     """Yield the lines of all pages without page numbers, running headers and footers.
 
     Of a running header that reads as a heading the first is kept.
@@ -288,14 +292,13 @@ def _read_epub(data: bytes) -> tuple[str, list[Block]]:
     titles: dict[str, str] = {}
     contents = package.select('[properties~="nav"], [media-type="application/x-dtbncx+xml"]')
     for place in [places.pop(item["id"]) for item in contents]:
-        for link in parsed(place).select("nav a[href], navPoint > content[src]"):
+        for link in parsed(place).select("nav:first-of-type a[href], navPoint > content[src]"):
             label = link if link.name == "a" else link.find_previous("text")
             target = resolved(place, str(link.get("href") or link["src"]))
             titles.setdefault(target, _tidy(label.get_text() if label else ""))
     blocks: list[Block] = []
     for reference in package.select('itemref:not([linear="no"])'):
-        if reference["idref"] in places:
-            place = places[reference["idref"]]
+        if place := places.get(reference["idref"], ""):
             blocks += _blocks_of_document(archive.read(place), titles.get(place, ""))
     title = package.select_one("title")
     return _tidy(title.get_text()) if title else "", blocks
@@ -310,9 +313,10 @@ def _blocks_of_document(data: bytes, title: str) -> list[Block]:
         tag.decompose()
     for tag in soup("br"):
         tag.replace_with(LINE_BREAK)
+    for tag in soup(["h1", "h2"]):
+        if tag.get_text(strip=True):
+            tag.string = MARK + tag.get_text()
     for tag in soup(BLOCK_TAGS):
-        if tag.name in ("h1", "h2"):
-            tag.insert(0, MARK)
         tag.insert_before(BORDER)
         tag.insert_after(BORDER)
     text = _tidy(soup.get_text()).replace(BORDER, "\n\n").replace(LINE_BREAK, "\n")

@@ -1,7 +1,7 @@
-"""The kinds of figure: `dots`, `tradeoff`, `curves` and `forest`.
+"""The kinds of figure: `dots`, `tradeoff`, `curves` and `forest`, and the curves of a training.
 
-The first three take items, display names of methods and a small spec. Every value stands with its
-95 % interval, and models whose answers are broken are orange crosses.
+The first three take items of one language model, display names of methods, a task and a small
+spec. Every value stands with its 95 % interval, and models whose answers are broken are crosses.
 """
 
 import math
@@ -9,10 +9,9 @@ import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 
 import matplotlib as mpl
-from adjustText import adjust_text
+import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,11 +19,16 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from unlearn_lib.figures import style
-from unlearn_lib.figures.style import Mark, Picture
+from unlearn_lib.figures.style import Mark
 from unlearn_lib.results import Estimate, Items
-from unlearn_lib.tables import NAMES, Column, Names, conditions_of, methods_of, models_of
+from unlearn_lib.tables import NAMES, Column, Names, Table, conditions_of, methods_of
+from unlearn_lib.util import CompanionError
 
 SCALES = {"share": "unit", "score": "unit", "cosine": "unit", "none": "log", "p-value": "p"}
+ARROWS = {"lower": "←\u00a0{}", "higher": "{}\u00a0→", "neither": "{}"}
+"""Towards the better side; no line ends beside an arrow."""
+Drawn = tuple[Figure, dict[str, Artist]]
+"""A figure, and what its legend explains, by label."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,8 @@ class Measure(Column):
         band: the model whose interval is shaded.
         limit: where a dashed line stands, and its name.
         width: of its panel, among its neighbours.
-        where: what differs from the row, such as the method or the task.
-        mark: of all its points; default: by the method.
-        also: further points of each row, by their names in the legend; `alone`: only those.
+        where: what differs from the row, such as the method.
+        also: columns of further points of each row, as in a `Table`; hollow.
     """
 
     label: str = ""
@@ -50,218 +53,131 @@ class Measure(Column):
     limit: tuple[float, str] | None = None
     width: float = 1
     where: Names = field(default_factory=dict)
-    mark: Mark | None = None
-    also: Mapping[str, "Measure"] = field(default_factory=dict)
-    alone: bool = False
+    also: str = ""
 
-    def axis_label(self, numbers: Iterable[Estimate], letters: int = 40) -> str:
+    @property
+    def others(self) -> dict[str, Column]:
+        """The columns of further points, by their names in the legend."""
+        columns = Table("", self.also).columns
+        return {f"on {c.split}" if c.metric == self.metric else c.entry.label: c for c in columns}
+
+    def axis_label(self, numbers: Sequence[Estimate], letters: int = 40) -> str:
         """Return the label in lines, with an arrow towards the better side, and n."""
-        arrow = {"lower": "← {}", "higher": "{} →"}.get(self.better or self.entry.better, "{}")
-        lines = textwrap.fill(arrow.format(self.label or self.heading), letters)
+        arrow = ARROWS[self.better or self.entry.better]
+        label = self.label or self.heading.replace(", forget", "").replace(" (", "\u00a0(")
+        lines = textwrap.fill(arrow.format(label), letters, break_long_words=False)
         known = sorted({number.n for number in numbers}) or [0]
         return f"{lines}\nn = " + "–".join(str(n) for n in dict.fromkeys([known[0], known[-1]]))
 
-    def set_axis(self, axis: mpl.axis.Axis, numbers: Iterable[Estimate]) -> None:
+    def set_axis(self, axis: mpl.axis.Axis, numbers: Iterable[Estimate], most: int = 3) -> None:
         """Set the scale of an axis that shows some numbers."""
         plain = "percent" if self.percent else SCALES.get(self.entry.unit, "fit")
-        style.set_scale(axis, self.scale or plain, numbers)
+        style.set_scale(axis, self.scale or plain, numbers, most)
 
-    def explained(self, labels: Names) -> dict[str, Artist]:
-        """Return what a legend says of it, by label."""
-        handles: dict[str, Artist] = {
-            label: Line2D([], [], ls="", **style.look(also.mark or style.HOLLOW, not self.alone))
-            for label, also in self.also.items()
-        }
-        if self.band:
-            name = {**NAMES, **labels}[self.band]
-            handles[f"{name}, 95 % interval"] = Patch(color=style.BAND, lw=0)
+    def shade(self, items: Items, axes: Axes, where: Names, x_or_y: str) -> dict[str, Artist]:
+        """Draw the band and the limit across an axis; return what the legend says of them."""
+        across, handles = {"x": "v", "y": "h"}[x_or_y], dict[str, Artist]()
+        span, line = (getattr(axes, f"ax{across}{what}") for what in ("span", "line"))
+        number = self.read(items, **{**where, "method": self.band}) if self.band else None
+        if number is not None:
+            span(number.low, number.high, color=style.BAND, lw=0, zorder=0.5)
+            line(number.value, color="#8c8c8c", lw=0.8, zorder=0.6)
+            label = f"{NAMES[self.band]}, 95 % interval"
+            handles[label] = Patch(color=style.BAND, lw=0)
         if self.limit:
-            line = Line2D([], [], color=style.LINE, lw=0.9, ls=style.DASHED)
-            handles[self.limit[1]] = line
+            line(self.limit[0], **style.DASHED, zorder=0.7)
+            handles[self.limit[1]] = Line2D([], [], **style.DASHED)
         return handles
 
 
-Reading = tuple[Estimate, float, Mark, bool]
-"""A number, how far it stands above the middle of its row, its mark, whether it is hollow."""
-
-
-def _readings(items: Items, measure: Measure, row: Names) -> list[Reading]:
-    points = [*[measure] * (not measure.alone), *measure.also.values()]
-    readings = []
-    for place, point in enumerate(points):
-        where, hollow = {**row, **point.where}, point is not measure and not measure.alone
-        number = point.read(items, **where)
-        if number is not None and not math.isnan(number.value):
-            mark = style.HOLLOW if hollow else style.mark_of(items, **where)
-            lift = 0.24 * ((len(points) - 1) / 2 - place)
-            readings.append((number, lift, point.mark or mark, hollow))
-    return readings
+def explained(marks: Iterable[Mark]) -> dict[str, Artist]:
+    """Return what a legend says of the marks of unlearned and broken models, if they are there."""
+    known = {"unlearned": style.UNLEARNED, style.BROKEN_LABEL: style.BROKEN}
+    present = set(marks)
+    return {label: style.key(mark) for label, mark in known.items() if mark in present}
 
 
 def dots(
-    items: Items,
-    labels: Names,
-    task: str,
-    measures: Sequence[Measure],
-    conditions: str = "",
-    columns: int = 7,
-) -> Figure:
-    """Draw a panel per measure and a row per language model and method.
+    items: Items, labels: Names, task: str, measures: Sequence[Measure], conditions: str = ""
+) -> Drawn:
+    """Draw a panel per measure, at most seven in a line, and a row per method.
 
-    `conditions`: a pattern; then a row is a condition, and each measure's `where` names a method.
+    `task`: names of one or several. `conditions`: a pattern; then a row is a condition, and each
+    measure's `where` names a method.
     """
-    rows = [
-        row
-        for model in models_of(items, task)
-        for row in _rows(items, labels, conditions, {"task": task, "model": model})
-    ]
-    table = [[_readings(items, measure, row) for _, row in rows] for measure in measures]
-    shown = [row for row in range(len(rows)) if any(line[row] for line in table)]
-    used = [m for m, line in enumerate(table) if any(line)]
-    names = [textwrap.fill(rows[row][0], 26) for row in shown]
-    tall = 0.2 + 0.08 * max(len(measures[m].also) for m in used)
-    height = 0.6 + sum(max(tall, 0.16 * (1 + name.count("\n"))) for name in names)
-    widths = [measures[m].width for m in used[:columns]]
-    lines = math.ceil(len(used) / columns)
-    figure = Picture(figsize=(style.WIDTH, lines * height + 0.8))
-    shape = {"width_ratios": widths}
-    grid = figure.subplots(lines, len(widths), squeeze=False, sharey=True, gridspec_kw=shape)
-    for axes, m in zip(grid.flat, used, strict=False):
-        readings = [table[m][row] for row in shown]
-        numbers = [number for row in readings for number, *_ in row]
-        measures[m].set_axis(axes.xaxis, numbers)
-        _shade_rows(axes, items, measures[m], [rows[row][1] for row in shown])
-        for y, row in enumerate(readings):
-            for number, lift, mark, hollow in row:
-                style.draw_point(axes, number, lift - y, mark, hollow)
-        letters = int(85 * measures[m].width / sum(widths)) - 1
-        axes.set_xlabel(measures[m].axis_label(numbers, letters))
-        axes.tick_params(axis="y", length=0)
-        axes.set_ylim(0.55 - len(names), 0.55)
-        axes.set_yticks([-float(y) for y in range(len(names))], names)
-    for axes in list(grid.flat)[len(used) :]:
-        axes.remove()
-    marks = [mark for line in table for row in line for _, _, mark, _ in row]
-    style.explain(figure, marks, _explained([measures[m] for m in used], labels))
-    return figure
-
-
-def _rows(
-    items: Items, labels: Names, conditions: str, place: dict[str, str]
-) -> list[tuple[str, dict[str, str]]]:
-    task, model = place["task"], place["model"]
-    place = {**place, "condition": conditions_of(items, task)[0]}
-    name = f" · {model.rsplit('/', 1)[-1]}" if len(models_of(items, task)) > 1 else ""
+    names, rows, several = methods_of(items, labels), dict[str, Names](), " " in task
+    for own in task.split():
+        for method, name in names.items():
+            label = f"{own}: {name}" if several else name
+            place = {"task": own, "condition": conditions_of(items, own)[0]}
+            rows[label] = place | {"method": method}
     if conditions:
-        asked = conditions_of(items, task, conditions)
-        return [(f"{each}{name}", {**place, "condition": each}) for each in asked]
-    methods = methods_of(items, labels, model=model)
-    return [(f"{methods[each]}{name}", {**place, "method": each}) for each in methods]
+        rows = {c: place | {"condition": c} for c in conditions_of(items, task, conditions)}
+    table = [{name: _readings(items, m, row) for name, row in rows.items()} for m in measures]
+    shown = [name for name in rows if any(readings[name] for readings in table)]
+    used = [pair for pair in zip(measures, table, strict=True) if any(pair[1].values())]
+    widths, wrapped = [m.width for m, _ in used[:7]], [textwrap.fill(name, 30) for name in shown]
+    lines = max(1 + name.count("\n") for name in wrapped)
+    tall = max(0.2 + 0.09 * max(len(m.others) for m, _ in used), 0.14 * lines)
+    figure, every = style.panels(len(used), 0.65 + tall * len(shown), 7, True, widths)
+    more, marks = dict[str, Artist](), set[Mark]()
+    for axes, (measure, readings) in zip(every, used, strict=True):
+        numbers = [number for name in shown for number, *_ in readings[name]]
+        measure.set_axis(axes.xaxis, numbers)
+        more |= measure.shade(items, axes, place, "x")
+        for y, name in enumerate(shown):
+            for number, lift, mark, hollow in readings[name]:
+                style.draw_point(axes, number, lift - y, mark, hollow)
+                marks |= {mark}
+        more |= {k: style.key(m, True) for k, m in zip(measure.others, style.HOLLOW, strict=False)}
+        axes.set_xlabel(measure.axis_label(numbers, int(88 * measure.width / sum(widths)) - 1))
+        axes.set_yticks([-float(y) for y in range(len(shown))], wrapped)
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(0.5 - len(shown), 0.5)
+    return figure, explained(marks) | more
 
 
-def _explained(measures: Iterable[Measure], labels: Names) -> dict[str, Artist]:
-    return {k: v for measure in measures for k, v in measure.explained(labels).items()}
+def _readings(
+    items: Items, measure: Measure, row: Names
+) -> list[tuple[Estimate, float, Mark, bool]]:
+    """Return a row's numbers: how far above its middle each stands, its mark, whether hollow."""
+    where, others = {**row, **measure.where}, measure.others.values()
+    marks = [style.mark_of(items, **where), *style.HOLLOW]
+    readings = []
+    for place, (column, mark) in enumerate(zip([measure, *others], marks, strict=False)):
+        number = column.read(items, **where)
+        if number is not None and not math.isnan(number.value):
+            readings.append((number, 0.24 * (len(others) / 2 - place), mark, place > 0))
+    return readings
 
 
-def _shade_rows(axes: Axes, items: Items, measure: Measure, rows: Sequence[Names]) -> None:
-    """Shade the interval of a model behind the rows of its language model; draw the limit."""
-    if measure.limit:
-        axes.axvline(measure.limit[0], color=style.LINE, lw=0.9, ls=style.DASHED, zorder=0.7)
-    for model in dict.fromkeys(row["model"] for row in rows):
-        heights = [-float(y) for y, row in enumerate(rows) if row["model"] == model]
-        where = {**rows[-int(heights[0])], **measure.where, "method": measure.band}
-        number = measure.read(items, **where) if measure.band else None
-        if number is not None:
-            between = [heights[0] + 0.5, heights[-1] - 0.5]
-            axes.fill_betweenx(between, number.low, number.high, color=style.BAND, lw=0, zorder=0.5)
-            axes.plot([number.value] * 2, between, color="#8c8c8c", lw=0.8, zorder=0.6)
+Pair = tuple[Measure, Measure, str, str]
+"""A panel of a trade-off: what is across, what is up, a title, and of which task."""
 
 
-def _cross(axes: Axes, x: float | Estimate, y: Estimate, mark: Mark, hollow: bool = False) -> None:
-    """Draw a point with its intervals across (where x has one) and up."""
-    bars = {"color": mark[1], "lw": 0.9, "alpha": 0.6, "zorder": 2}
-    if isinstance(x, Estimate):
-        axes.plot([x.low, x.high], [y.value] * 2, **bars)
-        x = x.value
-    axes.plot([x, x], [y.low, y.high], **bars)
-    axes.plot(x, y.value, **style.look(mark, hollow), clip_on=False, zorder=3)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A panel of a trade-off: what is across and what is up, and of which task if another."""
-
-    x: Measure
-    y: Measure
-    title: str = ""
-    task: str = ""
-    width: float = 1
-
-
-def tradeoff(items: Items, labels: Names, task: str, pairs: Sequence[Pair]) -> Figure:
-    """Draw one measure against another, a numbered point per model; language models below."""
-    tasks = [pair.task or task for pair in pairs]
-    models = list(dict.fromkeys(model for each in tasks for model in models_of(items, each)))
-    figure = Picture(figsize=(style.WIDTH, 2.8 * len(models) + 1.2))
-    shape = {"width_ratios": [pair.width for pair in pairs]}
-    grid = figure.subplots(len(models), len(pairs), squeeze=False, gridspec_kw=shape)
-    names, numbers, texts, marks = methods_of(items, labels), dict[str, str](), [], list[Mark]()
-    for model, line in zip(models, grid, strict=True):
-        for axes, pair, own in zip(line, pairs, tasks, strict=True):
-            where = {"task": own, "model": model, "condition": conditions_of(items, own)[0]}
-            read = {m: [e.read(items, method=m, **where) for e in (pair.x, pair.y)] for m in names}
-            points = {m: (x, y) for m, (x, y) in read.items() if x is not None and y is not None}
-            pair.x.set_axis(axes.xaxis, [x for x, _ in points.values()])
-            pair.y.set_axis(axes.yaxis, [y for _, y in points.values()])
-            _shade(axes, pair.y, pair.y.read(items, method=pair.y.band, **where))
-            for method, (x, y) in points.items():
-                marks.append(style.mark_of(items, method=method, **where))
-                _cross(axes, x, y, marks[-1])
-                number = numbers.setdefault(method, str(len(numbers) + 1))
-                texts.append(axes.text(x.value, y.value, number))
-            axes.set_title(title_of(pair.title, model, models))
-            axes.set_xlabel(pair.x.axis_label([x for x, _ in points.values()]))
-            axes.set_ylabel(pair.y.axis_label([y for _, y in points.values()]))
-    key = {f"{numbers[m]}  {names[m]}": style.MARKS.get(m, style.UNLEARNED) for m in numbers}
-    handles = [Line2D([], [], ls="", **style.look(mark)) for mark in key.values()]
-    figure.legend(handles, list(key), loc="outside lower center", ncols=4, handletextpad=0.2)
-    style.explain(figure, marks, _explained([pair.y for pair in pairs], labels))
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    for axes in grid.flat:
-        _place(axes, [text for text in texts if text.axes is axes])
-    return figure
-
-
-def title_of(title: str, model: str, models: Sequence[str]) -> str:
-    """Return a panel's title, with the language model's name where there are several."""
-    return f"{title} · {model.rsplit('/', 1)[-1]}".strip(" ·") if len(models) > 1 else title
-
-
-def _shade(axes: Axes, measure: Measure, band: Estimate | None) -> None:
-    """Shade an interval of the y axis, and draw the limit."""
-    if measure.limit:
-        axes.axhline(measure.limit[0], color=style.LINE, lw=0.9, ls=style.DASHED, zorder=0.7)
-    if band is not None and math.isfinite(band.low):
-        axes.axhspan(band.low, band.high, color=style.BAND, lw=0, zorder=0.5)
-        axes.axhline(band.value, color="#8c8c8c", lw=0.8, zorder=0.6)
-
-
-def _place(axes: Axes, texts: list[mpl.text.Text]) -> None:
-    """Move numbers off each other and off all points; the same way every time."""
-    x, y = ([text.get_position()[end] for text in texts] for end in (0, 1))
-    arrows = {"arrowstyle": "-", "lw": 0.5, "color": style.LINE}
-    adjust_text(
-        texts,
-        x,
-        y,
-        ax=axes,
-        iter_lim=300,
-        expand=(1.5, 1.5),
-        force_text=(0.3, 0.4),
-        min_arrow_len=9,
-        arrowprops=arrows,
-    )
+def tradeoff(items: Items, labels: Names, task: str, pairs: Sequence[Pair]) -> Drawn:
+    """Draw one measure against another, a numbered point per model."""
+    figure, every = style.panels(len(pairs), 3.0, widths=[x.width for x, *_ in pairs])
+    names, numbers = methods_of(items, labels), dict[str, int]()
+    more, marks = dict[str, Artist](), set[Mark]()
+    for axes, (across, up, title, own) in zip(every, pairs, strict=True):
+        where = {"task": own, "condition": conditions_of(items, own)[0]}
+        read = {m: [e.read(items, method=m, **where) for e in (across, up)] for m in names}
+        points = {m: (x, y) for m, (x, y) in read.items() if x is not None and y is not None}
+        xs, ys = ([point[end] for point in points.values()] for end in (0, 1))
+        across.set_axis(axes.xaxis, xs, 5)
+        up.set_axis(axes.yaxis, ys, 5)
+        more |= up.shade(items, axes, where, "y")
+        for method, (x, y) in points.items():
+            mark = style.mark_of(items, method=method, **where)
+            style.draw_cross(axes, x.value, y, mark, across=x)
+            number = numbers.setdefault(method, len(numbers) + 1)
+            axes.text(x.value, y.value, str(number), gid="number")
+            marks.add(mark)
+        axes.set(title=title, xlabel=across.axis_label(xs), ylabel=up.axis_label(ys))
+    key = {f"{n}  {names[m]}": style.MARKS.get(m, style.UNLEARNED) for m, n in numbers.items()}
+    broken = explained(marks - {style.UNLEARNED})
+    return figure, {label: style.key(mark) for label, mark in key.items()} | broken | more
 
 
 def curves(
@@ -271,84 +187,92 @@ def curves(
     measures: Sequence[Measure],
     conditions: str,
     x_label: str,
-    scale: str = "linear",
-) -> Figure:
-    """Draw measures along the number in a condition, a line per method; language models below."""
-    models = models_of(items, task)
-    figure = Picture(figsize=(style.WIDTH, 2.3 * len(models) + 0.8))
-    grid = figure.subplots(len(models), len(measures), squeeze=False)
+    logarithmic: bool = False,
+) -> Drawn:
+    """Draw measures along the number in a condition, a line per method or per `also`."""
+    figure, every = style.panels(len(measures), 2.3)
     steps = {int(re.sub(r"\D", "", each)): each for each in conditions_of(items, task, conditions)}
-    steps = dict(sorted(steps.items()))
-    names = {label: method for method, label in methods_of(items, labels, task=task).items()}
-    marks: list[Mark] = []
-    lines: dict[str, Artist] = {}
-    for axes, (model, measure) in zip(grid.flat, product(models, measures), strict=True):
-        where, numbers = {"task": task, "model": model, **measure.where}, []
-        for label, method in names.items():
-            read = {
-                x: measure.read(items, **where, method=method, condition=steps[x]) for x in steps
-            }
-            points = {x: number for x, number in read.items() if number is not None}
-            if not points:
+    names, handles, marks = methods_of(items, labels, task=task), dict[str, Artist](), set[Mark]()
+    for axes, measure in zip(every, measures, strict=True):
+        lines = {name: (measure, {"task": task, "method": m}) for m, name in names.items()}
+        if measure.where:
+            columns = {measure.entry.label: measure, **measure.others}
+            lines = {name: (c, {"task": task, **measure.where}) for name, c in columns.items()}
+        drawn, shaded = [], measure.shade(items, axes, {"task": task, "condition": ""}, "y")
+        for label, (column, where) in lines.items():
+            read = {x: column.read(items, **where, condition=steps[x]) for x in sorted(steps)}
+            known = {x: number for x, number in read.items() if number is not None}
+            if not known:
                 continue
-            place = list(lines).index(label) if label in lines else len(lines)
-            own = style.MARKS.get(method, ("o", style.SERIES[place % len(style.SERIES)]))
-            drawn = [x if scale == "log" else x + 0.04 * (place - 1) for x in points]
-            look = {"color": own[1], "ls": style.DASHES[place % len(style.DASHES)]}
-            axes.plot(drawn, [number.value for number in points.values()], **look, zorder=1)
-            for x, at in zip(points, drawn, strict=True):
-                mark = style.mark_of(items, task, method, model, steps[x])
-                marks += [mark] * (mark == style.BROKEN)
-                _cross(axes, at, points[x], mark if mark == style.BROKEN else own)
-            lines[label] = Line2D([], [], **look, **style.look(own))
-            numbers += points.values()
-        measure.set_axis(axes.yaxis, numbers)
-        _shade(axes, measure, measure.read(items, **where, method=measure.band, condition=""))
-        axes.set(title=title_of("", model, models), xlabel=x_label, xscale=scale)
-        if scale == "linear":
-            axes.set(xticks=list(steps), xlim=(min(steps) - 0.3, max(steps) + 0.3))
-        axes.set_ylabel(measure.axis_label(numbers))
-    style.explain(figure, marks, lines | _explained(measures, labels))
-    return figure
+            place = list(handles).index(label) if label in handles else len(handles)
+            own, dashes = ("o", style.SERIES[place % 6]), style.DASHES[place % 6]
+            shift = 0 if logarithmic else 0.05 * (place - 1)
+            xs, values = [x + shift for x in known], [number.value for number in known.values()]
+            axes.plot(xs, values, color=own[1], ls=dashes)
+            for x, number in known.items():
+                mark = style.mark_of(items, **where, condition=steps[x])
+                marks.add(mark)
+                mark = mark if mark == style.BROKEN else own
+                style.draw_cross(axes, x + shift, number, mark)
+            handles[label] = Line2D([], [], **style.look(own) | {"ls": dashes})
+            drawn += known.values()
+        measure.set_axis(axes.yaxis, drawn, 5)
+        axes.set(xlabel=x_label, ylabel=measure.axis_label(drawn), xticks=sorted(steps))
+        if logarithmic:
+            style.set_scale(axes.xaxis, "log", [Estimate(x, x, x, 1, 1) for x in steps], 5)
+        handles |= shaded
+    return figure, handles | explained(marks - {style.UNLEARNED})
 
 
-@dataclass(frozen=True)
-class Bar:
-    """A line of a forest plot: a claim, what was measured, its margin and its outcome."""
-
-    label: str
-    number: Estimate | None
-    margin: float | None
-    outcome: str
+OUTCOMES = {"supported": ("o", style.BLUE), "refuted": ("s", style.ORANGE)}
+OUTCOMES |= {"undecided": ("D", style.LINE)}
 
 
-OUTCOMES = {
-    "supported": ("o", style.BLUE),
-    "refuted": ("s", style.ORANGE),
-    "undecided": ("D", style.LINE),
-}
+def forest(rows: pd.DataFrame, x_label: str) -> Drawn:
+    """Draw differences with their intervals, a line each; grey: what a margin calls equal.
 
-
-def forest(bars: Sequence[Bar], x_label: str) -> Figure:
-    """Draw differences with their intervals, a line each; grey: what the margin calls equal."""
-    labels = [textwrap.fill(bar.label, 48) for bar in bars]
-    height = sum(0.16 * (1 + label.count("\n")) + 0.1 for label in labels)
-    figure = Picture(figsize=(style.WIDTH, height + 1))
-    axes = figure.subplots()
-    known = [bar.number for bar in bars if bar.number is not None]
-    style.set_scale(axes.xaxis, "fit", known)
+    `rows`: label, value, low, high, margin (nan: none) and outcome, one of OUTCOMES.
+    """
+    labels = [textwrap.fill(label, 48) for label in rows["label"]]
+    tall = 0.1 + 0.15 * max(1 + label.count("\n") for label in labels)
+    figure, (axes,) = style.panels(1, tall * len(rows) + 0.3)
+    numbers = [Estimate(row.value, row.low, row.high, 1, 1) for row in rows.itertuples()]
+    style.set_scale(axes.xaxis, "fit", numbers, 5)
     axes.axvline(0, color=style.LINE, lw=0.9, zorder=0.7)
-    for y, bar in enumerate(bars):
-        if bar.margin is not None:
-            span = [-bar.margin, bar.margin]
-            axes.fill_betweenx([-y - 0.35, 0.35 - y], *span, color=style.BAND, lw=0, zorder=0.5)
-        n = bar.number
-        if n is not None:
-            style.draw_point(axes, n, -y, OUTCOMES[bar.outcome], False)
-        text = bar.outcome if n is None else f"{n.value:.3g} [{n.low:.3g}, {n.high:.3g}]"
+    for y, (row, n) in enumerate(zip(rows.itertuples(), numbers, strict=True)):
+        span = [-y - 0.35, 0.35 - y]
+        axes.fill_betweenx(span, -row.margin, row.margin, color=style.BAND, lw=0, zorder=0.5)
+        style.draw_point(axes, n, -y, OUTCOMES[row.outcome])
+        text = f"{n.value:.2f} [{n.low:.2f}, {n.high:.2f}]"
         axes.annotate(text, (1.02, -y), xycoords=("axes fraction", "data"), va="center")
-    axes.set_yticks([-float(y) for y in range(len(bars))], labels)
-    axes.set(ylim=(0.5 - len(bars), 0.5), xlabel=x_label)
-    handles = {each: Line2D([], [], ls="", **style.look(mark)) for each, mark in OUTCOMES.items()}
-    style.explain(figure, [], handles | {"within the margin": Patch(color=style.BAND, lw=0)})
-    return figure
+    axes.set_yticks([-float(y) for y in range(len(rows))], labels)
+    axes.set(ylim=(0.5 - len(rows), 0.5), xlabel=x_label)
+    return figure, {outcome: style.key(mark) for outcome, mark in OUTCOMES.items()}
+
+
+TERMS = {"forget": "Forget", "mismatch": "Mismatch", "keep": "Keep", "retain": "Retain"}
+TERMS |= {"total": "Weighted sum", "loss": "Loss", "verbatim_share": "Verbatim share"}
+
+
+def curves_of_training(histories: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw each loss term of a training against the step or the epoch, a line per method.
+
+    Args:
+        histories: by display name, with a column `step` or `epoch` and any of TERMS.
+    """
+    terms = [term for term in TERMS if any(term in each for each in histories.values())]
+    if not terms:
+        raise CompanionError(f"No history of a training has one of the columns {', '.join(TERMS)}.")
+    with mpl.rc_context(style.STYLE):
+        figure, every = style.panels(len(terms), 1.6, columns=5)
+        handles = {}
+        for axes, term in zip(every, terms, strict=True):
+            for place, (label, history) in enumerate(histories.items()):
+                x = "step" if "step" in history else "epoch"
+                line = {"color": style.SERIES[place % 6], "ls": style.DASHES[place % 6]}
+                known = history.dropna(subset=[term]) if term in history else history[:0]
+                marker = "o" if len(known) < len(history) else ""
+                axes.plot(known[x], known.get(term, []), marker=marker, ms=3, **line)
+                handles[label] = Line2D([], [], **line)
+            axes.set(title=TERMS[term], xlabel=x.capitalize())
+        return style.finish(figure, handles)

@@ -2,11 +2,11 @@
 
 import io
 import math
-import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
+from adjustText import adjust_text
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -21,14 +21,12 @@ STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
     "axes.axisbelow": True,
     "axes.grid": True,
     "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.6,
     "lines.linewidth": 1.2,
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
@@ -39,28 +37,24 @@ STYLE: dict[Any, Any] = {
 WIDTH = 7.2
 """Width of a page's text in inches."""
 DARK, LINE, BAND = "#333333", "#666666", "#d9d9d9"
-BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-SERIES = (BLUE, GREEN, PINK, "#E69F00", "#56B4E9", "#000000")
+BLUE, ORANGE, GREEN, PINK, AMBER = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"
+SERIES = (BLUE, GREEN, PINK, AMBER, "#56B4E9", "#000000")
 """Okabe and Ito's colours, which the colour-blind can tell apart; orange is for what is broken."""
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
-DASHED = (0, (4, 2))
+DASHED = {"color": LINE, "lw": 0.9, "ls": (0, (4, 2))}
 Mark = tuple[str, str]
 """Marker and colour."""
 MARKS = {"base": ("s", DARK), "target": ("^", DARK), "retain_model": ("*", DARK)}
 MARKS |= {"eco": ("D", GREEN), "prompting": ("v", PINK)}
-UNLEARNED, BROKEN, HOLLOW = ("o", BLUE), ("X", ORANGE), ("D", DARK)
+UNLEARNED, BROKEN = ("o", BLUE), ("X", ORANGE)
+HOLLOW = (("D", DARK), ("o", DARK))
+"""Marks of further points of a row, in their order."""
+BROKEN_LABEL = f"more than {100 * DEGENERATE_LIMIT:.0f} % degenerate answers"
 SIZES = {"*": 8, "X": 7, "D": 4.5}
-EXPLAINED = {
-    "unlearned": UNLEARNED,
-    f"more than {100 * DEGENERATE_LIMIT:.0f} % degenerate answers": BROKEN,
-}
 FLOOR, SPAN = 1e-12, 1e4
 """P-values below the floor, and values above the span of a logarithmic axis, stand at its edge."""
-UNDATED: dict[str, dict[str, Any]] = {
-    "png": {"Software": None},
-    "svg": {"Date": None},
-    "pdf": {"CreationDate": None},
-}
+UNDATED: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}}
+UNDATED |= {"pdf": {"CreationDate": None}}
 """What each format leaves out, so that the same figure gives the same bytes."""
 
 
@@ -79,18 +73,39 @@ def rendered(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def mark_of(items: Items, task: str, method: str, model: str, condition: str) -> Mark:
+def panels(
+    count: int,
+    height: float,
+    columns: int = 3,
+    sharey: bool = False,
+    widths: Sequence[float] | None = None,
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure and its panels; `height` in inches of each line of panels."""
+    columns = min(count, columns)
+    lines = math.ceil(count / columns)
+    figure, shape = Picture(figsize=(WIDTH, lines * height + 0.8)), {"width_ratios": widths}
+    grid = figure.subplots(lines, columns, squeeze=False, sharey=sharey, gridspec_kw=shape)
+    for axes in grid.flat[count:]:
+        axes.remove()
+    return figure, list(grid.flat[:count])
+
+
+def mark_of(items: Items, task: str, method: str, condition: str) -> Mark:
     """Return how a model is marked: by an orange cross where its answers are broken."""
-    if broken(items, task, method, model, condition):
+    if broken(items, task, method, items.model(task), condition):
         return BROKEN
     return MARKS.get(method, UNLEARNED)
 
 
 def look(mark: Mark, hollow: bool = False) -> dict[str, Any]:
     """Return matplotlib's settings of a mark."""
-    marker, colour = mark
-    known = {"marker": marker, "color": colour, "ms": SIZES.get(marker, 5), "mew": 0}
+    known = {"marker": mark[0], "color": mark[1], "ms": SIZES.get(mark[0], 5), "mew": 0}
     return known | {"ms": 3.5, "mew": 0.8, "mfc": "white"} if hollow else known
+
+
+def key(mark: Mark, hollow: bool = False) -> Line2D:
+    """Return a mark for a legend."""
+    return Line2D([], [], ls="", **look(mark, hollow))
 
 
 def short(value: float, _: int = 0) -> str:
@@ -100,37 +115,38 @@ def short(value: float, _: int = 0) -> str:
     return mpl.ticker.EngFormatter(sep="")(value) if value >= 1000 else f"{value:.3g}"
 
 
-def set_scale(axis: Axis, scale: str, numbers: Iterable[Estimate]) -> None:
-    """Set limits and ticks of an axis, so that values and intervals are in sight.
+def set_scale(axis: Axis, scale: str, numbers: Iterable[Estimate], most: int = 3) -> None:
+    """Set limits and about `most` ticks, so that values and intervals are in sight.
 
-    `scale`: `percent` or `unit` (0 to 100 or 1), `fit` (from 0 to what is there), `log`, `p` (of
-    p-values), `amount` (logarithmic, and 0).
+    `scale`: `percent` or `unit` (0 to 100 or 1), `fit` (from 0 to what is there), `near` (what is
+    there), `log`, `p` (of p-values), `amount` (logarithmic, and 0).
     """
     every = [end for each in numbers for end in (each.low, each.value, each.high)]
     known = [end for end in every if math.isfinite(end)] or [0.0, 1.0]
-    x, axes, most = axis.axis_name, axis.axes, 3 if axis.axis_name == "x" else 6
-    if scale in ("percent", "unit", "fit"):
-        low, high = min(0.0, *known), {"percent": 100.0, "unit": 1.0}.get(scale, max(0.0, *known))
-        room = 0.05 * (high - low)
-        axes.set(**{f"{x}lim": (low - room, high + room)})
-        axis.set_major_locator(mpl.ticker.MaxNLocator(most - 1))
+    x, axes, low, high = axis.axis_name, axis.axes, min(known), max(known)
+    if scale in ("percent", "unit", "fit", "near"):
+        low = low if scale == "near" else min(0.0, low)
+        high = {"percent": 100.0, "unit": 1.0}.get(scale, high)
+        room = 0.06 * (high - low) or 0.06
+        limits = (low - room, high + room)
+        axis.set_major_locator(mpl.ticker.MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))
     else:
         low = max(min((end for end in known if end > 0), default=1.0), FLOOR)
-        high = 1.0 if scale == "p" else max(min(max(known), SPAN * low), 10 * low)
-        axes.set(**{f"{x}scale": "log", f"{x}lim": (low / 1.5, 1.5 * high)})
-        if scale == "amount":
-            low = 10.0 ** math.floor(math.log10(low))
-            getattr(axes, f"set_{x}scale")("symlog", linthresh=low, linscale=0.4)
-            axes.set(**{f"{x}lim": (-low / 3, 2 * high)})
-        powers = range(math.ceil(math.log10(low)), math.floor(math.log10(1.5 * high)) + 1)
-        step = math.ceil(len(powers) / most)
-        ticks = [10.0**power for power in powers[::-1][:: max(1, step)]]
-        axis.set_ticks(ticks + [0.0] * (scale == "amount"))
+        high = 1.0 if scale == "p" else max(min(high, SPAN * low), 10 * low)
+        zero = {"linthresh": low, "linscale": 0.4} if scale == "amount" else {}
+        getattr(axes, f"set_{x}scale")("symlog" if zero else "log", **zero)
+        limits = (-low / 3 if zero else low / 1.6, 1.6 * high)
+        powers = range(math.ceil(math.log10(low / 1.6)), math.floor(math.log10(limits[1])) + 1)
+        ticks = [10.0**power for power in powers[:: -math.ceil(len(powers) / most)]]
+        if len(ticks) == 1 and not zero:
+            ticks += [each for each in (0.3 * ticks[0], 3 * ticks[0]) if low < each < high]
+        axis.set_ticks([*ticks, *[0.0] * bool(zero)])
         axis.set_minor_locator(mpl.ticker.NullLocator())
+    axes.set(**{f"{x}lim": limits})
     axis.set_major_formatter(short)
 
 
-def draw_point(axes: Axes, number: Estimate, y: float, mark: Mark, hollow: bool) -> None:
+def draw_point(axes: Axes, number: Estimate, y: float, mark: Mark, hollow: bool = False) -> None:
     """Draw a value and its interval; a value beyond the axis is an arrow with its number."""
     left, right = axes.get_xlim()
     if math.isfinite(number.low):
@@ -138,26 +154,38 @@ def draw_point(axes: Axes, number: Estimate, y: float, mark: Mark, hollow: bool)
         axes.plot(bar, [y, y], color=mark[1], lw=0.7 if hollow else 1.4, zorder=2)
     if number.value > right:
         mark, place = (">", mark[1]), {"ha": "right", "va": "center"}
-        axes.annotate(
-            f"{number.value:.1g}", (right, y), (-6, 0), **place, textcoords="offset points"
-        )
+        axes.annotate(f"{number.value:.1g} ", (right, y), **place)
     value = min(max(number.value, left), right)
     axes.plot(value, y, **look(mark, hollow), clip_on=False, zorder=2.5 if hollow else 3)
 
 
-def explain(figure: Figure, marks: Iterable[Mark], more: Mapping[str, Artist]) -> None:
-    """Draw a legend above the panels: of marks that say how a model was made, and `more`."""
-    present = set(marks)
-    handles = {
-        label: Line2D([], [], ls="", **look(mark))
-        for label, mark in EXPLAINED.items()
-        if mark in present
-    }
-    handles |= more
-    place = {"loc": "outside upper center", "ncols": 3, "handletextpad": 0.5}
+def draw_cross(
+    axes: Axes, x: float, y: Estimate, mark: Mark, across: Estimate | None = None
+) -> None:
+    """Draw a point with its interval up and, if it has one, across."""
+    bars = {"color": mark[1], "lw": 0.9, "alpha": 0.6, "zorder": 2}
+    axes.plot([x, x], [y.low, y.high], **bars)
+    if across is not None:
+        axes.plot([across.low, across.high], [y.value, y.value], **bars)
+    axes.plot(x, y.value, **look(mark), clip_on=False, zorder=3)
+
+
+def finish(figure: Figure, handles: Mapping[str, Artist], footer: str = "") -> Figure:
+    """Write legend and footer, lay out, and move numbers of points off each other and the points.
+
+    Labels move in a fixed count of steps, so that they end in the same place every time.
+    """
+    columns = int(7 / (0.4 + 0.062 * max(map(len, handles))))
+    place = {"loc": "outside upper center", "ncols": min(4, columns), "handletextpad": 0.4}
     figure.legend(list(handles.values()), list(handles), **place)
-
-
-def sign(figure: Figure, text: str) -> None:
-    """Write a footer."""
-    figure.supxlabel(textwrap.fill(text, 118), x=0.995, ha="right", size=7.5, color=LINE)
+    figure.supxlabel(footer, x=0.995, ha="right", size=7.5, color=LINE)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    line = {"arrowstyle": "-", "lw": 0.5, "color": LINE}
+    for axes in figure.axes:
+        texts = [text for text in axes.texts if text.get_gid() == "number"]
+        if texts:
+            x, y = zip(*(text.get_position() for text in texts), strict=True)
+            moving = {"expand": (1.5, 1.5), "min_arrow_len": 9, "arrowprops": line}
+            adjust_text(texts, x, y, ax=axes, iter_lim=300, **moving)
+    return figure

@@ -69,15 +69,13 @@ def conformal_threshold(scores: ArrayLike, false_positive_rate: float = 0.01) ->
     alpha, n = Fraction(str(float(false_positive_rate))), np.size(scores)
     if n < 1 / alpha - 1:
         raise CompanionError(
-            f"A false-positive rate of {false_positive_rate:g} needs at least "
-            f"{math.ceil(1 / alpha) - 1:,} held-out retain prompts, and there are {n:,}: give more "
-            "of them or allow a higher rate."
+            f"A false-positive rate of {false_positive_rate:g} needs {math.ceil(1 / alpha) - 1:,} "
+            f"held-out retain prompts, and there are {n:,}: give more, or allow a higher rate."
         )
     threshold = float(np.sort(scores)[math.ceil((n + 1) * (1 - alpha)) - 1])
     if threshold == 1:
         raise CompanionError(
-            "So many held-out retain prompts score 1 that no threshold would flag anything: train "
-            "the classifier on more retain prompts of their kind, or allow a higher false-positive "
-            "rate."
+            "So many held-out retain prompts score 1 that no threshold flags anything: train the "
+            "classifier on more prompts of their kind, or allow a higher false-positive rate."
         )
     return threshold

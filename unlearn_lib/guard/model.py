@@ -35,11 +35,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 
 from unlearn_lib.assets import find_model
 from unlearn_lib.guard.corruptions import corrupt, prompt_seed
-from unlearn_lib.guard.prompts import check_readable
+from unlearn_lib.guard.prompts import refusal
 from unlearn_lib.guard.tokens import Frame, NerModel, chosen_tokens, question_text
 from unlearn_lib.settings import CorruptionSettings
 from unlearn_lib.text_classifier import TextClassifier
@@ -47,6 +46,7 @@ from unlearn_lib.util import CompanionError, write_text
 
 Rows = Sequence[Sequence[int]]
 DESCRIPTION = "guard.json"
+VALUES = ("task", "threshold", "strength", "seed")
 Part = tuple[int, list[int], int]
 """A flagged prompt of a batch: its row, the places of its chosen tokens, its noise's seed."""
 
@@ -88,33 +88,25 @@ class Guard:
         Raises:
             CompanionError: a prompt that cannot be judged: it is refused, and with it the batch.
         """
-        for prompt in prompts:
-            check_readable(prompt, self.scripts)
-        return flagged(self.classifier.probability(prompts), self.threshold)
+        for reason in filter(None, (refusal(prompt, self.scripts) for prompt in prompts)):
+            raise CompanionError(reason)
+        scores = self.classifier.probability(prompts)
+        if np.isnan(scores).any():
+            raise CompanionError("The guard's classifier gives nan: nothing is answered.")
+        return scores > self.threshold
 
     def scores(self, prompts: Sequence[str]) -> np.ndarray:
         """Return each prompt's probability, 1 for one that cannot be judged: float64 [n]."""
         scores = np.ones(len(prompts))
-        readable = []
-        for place, prompt in enumerate(prompts):
-            with contextlib.suppress(CompanionError):
-                check_readable(prompt, self.scripts)
-                readable.append(place)
+        readable = [i for i, prompt in enumerate(prompts) if not refusal(prompt, self.scripts)]
         scores[readable] = self.classifier.probability([prompts[place] for place in readable])
         return scores
 
     def save(self, folder: Path, **more: Any) -> None:
         """Write the guard, and more JSON values, into a folder: safetensors and JSON."""
         self.classifier.save(folder / "classifier")
-        written = {
-            "task": self.task,
-            "threshold": self.threshold,
-            "corruption": self.corruption.model_dump(mode="json"),
-            "strength": self.strength,
-            "scripts": self.scripts,
-            "seed": self.seed,
-            **more,
-        }
+        written = {name: getattr(self, name) for name in (*VALUES, "scripts")} | more
+        written["corruption"] = self.corruption.model_dump(mode="json")
         write_text(folder / DESCRIPTION, json.dumps(written, indent=1, sort_keys=True) + "\n")
 
     @classmethod
@@ -130,31 +122,18 @@ class Guard:
         try:
             written = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
             guard = cls(
-                written["task"],
-                TextClassifier.load(folder / "classifier"),
-                float(written["threshold"]),
-                CorruptionSettings.model_validate(written["corruption"]),
-                float(written["strength"]),
-                tuple(written["scripts"]),
-                int(written["seed"]),
+                classifier=TextClassifier.load(folder / "classifier"),
+                corruption=CorruptionSettings.model_validate(written["corruption"]),
+                scripts=tuple(written["scripts"]),
+                **{name: written[name] for name in VALUES},
             )
         except (OSError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())
-            raise CompanionError(f"{folder} holds no complete guard ({reason}).") from error
-        if task is not None and guard.task != task:
+            raise CompanionError(f"{folder} holds no complete guard ({error!r}).") from error
+        if task not in (None, guard.task):
             raise CompanionError(
-                f"The guard in {folder} was trained for the task '{guard.task}', not for '{task}': "
-                "load the right one, or train one."
+                f"The guard in {folder} was trained for task '{guard.task}', not for '{task}'."
             )
         return guard
-
-
-def flagged(scores: ArrayLike, threshold: float) -> np.ndarray:
-    """Return which prompts score above the threshold, bool [n]; CompanionError for nan."""
-    values = np.asarray(scores, dtype=float)
-    if not np.isfinite(values).all():
-        raise CompanionError("The guard's classifier gives nan, so nothing is answered.")
-    return values > threshold
 
 
 class GuardedModel:
@@ -195,7 +174,6 @@ class GuardedModel:
         if not inspect.ismethod(attribute):
             return attribute
 
-        @functools.wraps(attribute)
         def method(*arguments: Any, **options: Any) -> Any:
             result = attribute(*arguments, **options)
             return self if result is self.model else result
@@ -220,22 +198,23 @@ class GuardedModel:
         for row in prompts:
             if not len(row) or (context and len(row) >= context):
                 raise CompanionError(
-                    f"A prompt has {len(row)} tokens: give at least one, and fewer than the "
-                    f"model's context of {context}, so that there is room for an answer."
+                    f"A prompt has {len(row)} tokens: give at least one, and room for an answer in "
+                    f"the model's context of {context}."
                 )
         texts = [question_text(self.tokenizer, row, self.frame) for row in prompts]
-        plans: list[tuple[list[int], int] | None] = []
-        for row, text, flag in zip(prompts, texts, self.judge(texts), strict=True):
-            places = []
-            if flag:
-                places = chosen_tokens(self.tokenizer, row, self.frame, self.guard.ner)
-                if not places:
-                    raise CompanionError(
-                        "A prompt is flagged that has no token to corrupt, as its last never is; "
-                        "nothing is answered: ask in more words."
-                    )
-            plans.append((places, prompt_seed(text, self.guard.seed)) if flag else None)
-        return plans
+        return [
+            self._planned(row, text) if flag else None
+            for row, text, flag in zip(prompts, texts, self.judge(texts), strict=True)
+        ]
+
+    def _planned(self, row: Sequence[int], text: str) -> tuple[list[int], int]:
+        places = chosen_tokens(self.tokenizer, row, self.frame, self.guard.ner)
+        if not places:
+            raise CompanionError(
+                "A flagged prompt has no token to corrupt, as its last never is: nothing is "
+                "answered; ask in more words."
+            )
+        return places, prompt_seed(text, self.guard.seed)
 
     @torch.no_grad()
     def generate(
@@ -259,10 +238,9 @@ class GuardedModel:
         pad, mask = self.tokenizer.pad_token_id, attention_mask
         if mask is None and pad not in (None, self.tokenizer.eos_token_id):
             mask = input_ids != pad
+        options |= {"input_ids": input_ids, "attention_mask": attention_mask}
         with self._corrupting(input_ids, _visible(input_ids, mask)):
-            return self.model.generate(
-                input_ids=input_ids, attention_mask=attention_mask, **options
-            )
+            return self.model.generate(**options)
 
     def __call__(self, input_ids: torch.Tensor, prompts: Rows | None = None, **options: Any) -> Any:
         """Run one forward pass, in which tokens of prompts may be corrupted and answers never.
@@ -277,9 +255,9 @@ class GuardedModel:
         Raises:
             CompanionError: as in `generate`.
         """
-        mask = options.get("attention_mask")
-        places = _visible(input_ids, mask) if prompts is None else prompts
-        with self._corrupting(input_ids, places):
+        if prompts is None:
+            prompts = _visible(input_ids, options.get("attention_mask"))
+        with self._corrupting(input_ids, prompts):
             return self.model(input_ids=input_ids, **options)
 
     @contextlib.contextmanager
@@ -301,9 +279,8 @@ class GuardedModel:
                 return None
             if (not done and output.shape[1] != tokens) or output.shape[0] % rows:
                 raise CompanionError(
-                    f"The model reads a batch of shape {[rows, tokens]} as "
-                    f"{list(output.shape[:2])}, so the guard cannot tell its tokens apart; nothing "
-                    "is answered."
+                    f"The model reads {rows} prompts of {tokens} tokens as {output.shape[:2]}, so "
+                    "the guard cannot tell its tokens apart: nothing is answered."
                 )
             done = True
             return self.corrupted(output, parts, output.shape[0] // rows)
@@ -315,8 +292,8 @@ class GuardedModel:
             handle.remove()
         if not done:
             raise CompanionError(
-                f"{type(self.model).__name__} never looked its input embeddings up, so nothing was "
-                "corrupted and nothing is answered."
+                "The model never looked its input embeddings up, so nothing was corrupted and "
+                "nothing is answered."
             )
 
     def parts_of(self, input_ids: torch.Tensor, places: Rows) -> list[Part]:
@@ -342,20 +319,18 @@ class GuardedModel:
         Args:
             copies: rows that stand for one prompt, side by side (beams).
         """
-        kind, changed = self.guard.corruption, embeddings.clone()
+        kind, strength, changed = self.guard.corruption, self.guard.strength, embeddings.clone()
         for row, places, seed in parts:
             chosen = torch.zeros(embeddings.shape[1], dtype=torch.bool)
             chosen[places] = True
             for copy in range(row * copies, (row + 1) * copies):
-                changed[copy] = corrupt(
-                    changed[copy], chosen, kind.name, self.guard.strength, kind.dims, seed
-                )
+                changed[copy] = corrupt(changed[copy], chosen, kind.name, strength, kind.dims, seed)
         return changed
 
     def save_pretrained(self, folder: Path) -> None:
         """Write the guard, not the model: safetensors and JSON, no pickle."""
-        frame = {"before": self.frame.before, "after": self.frame.after}
-        self.guard.save(folder, frame=frame, width=self.embeddings.weight.shape[-1])
+        frame, width = (self.frame.before, self.frame.after), self.embeddings.weight.shape[-1]
+        self.guard.save(folder, frame=frame, width=width)
 
     @classmethod
     def from_pretrained(
@@ -371,8 +346,7 @@ class GuardedModel:
         """
         guard = Guard.load(folder, task)
         written = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        frame = Frame(*(tuple(written["frame"][side]) for side in ("before", "after")))
-        guarded = cls(model, tokenizer, guard, frame)
+        guarded = cls(model, tokenizer, guard, Frame(*map(tuple, written["frame"])))
         width = guarded.embeddings.weight.shape[-1]
         if written["width"] != width:
             raise CompanionError(

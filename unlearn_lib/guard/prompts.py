@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 from unlearn_lib.text_classifier import plain
-from unlearn_lib.util import CompanionError
 
 SEEN_SHARE = 0.01
 """Share of the training prompts that must use a script for it to count as seen."""
@@ -24,32 +23,30 @@ def scripts_of(prompts: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(name for name in used if used[name] >= SEEN_SHARE * len(prompts)))
 
 
-def check_readable(prompt: str, seen: Sequence[str]) -> None:
-    """Refuse a prompt without text, or in other scripts than those seen.
+def refusal(prompt: str, seen: Sequence[str]) -> str:
+    """Return why a guard cannot judge a prompt, a sentence; empty: it can.
 
-    It is refused when more than half of its letters are of unseen scripts, or when a word of three
-    letters or more (two where the script has no upper and lower case) has one of an unseen script:
-    a name may be written so, and a look-alike letter may hide one. Greek letters in formulas, of
-    one or two letters, are let through, and so are digits and emoji alone.
+    A prompt is refused without text, when more than half of its letters are of unseen scripts, or
+    when a word of three letters or more (two where the script has no upper and lower case) has one
+    of an unseen script: a name may be written so, and a look-alike letter may hide one. Greek
+    letters in formulas, of one or two letters, are let through, and so are digits and emoji alone.
 
-    Raises:
-        CompanionError: the prompt is refused; names the scripts that were seen.
+    Args:
+        seen: names of scripts, as `scripts_of` gives them.
     """
     if not plain(prompt):
-        raise CompanionError("A prompt is empty: it is refused; ask in words.")
+        return "A prompt is empty: it is refused; ask in words."
     words = _words(prompt)
-    foreign = [_script(letter) not in seen for letter in "".join(words)]
-    refused = 2 * sum(foreign) > len(foreign)
+    foreign = [letter for word in words for letter in word if _script(letter) not in seen]
+    refused = 2 * len(foreign) > sum(map(len, words))
     for word in words:
         shortest = 2 if unicodedata.category(word[0]) == "Lo" else 3
-        refused |= len(word) >= shortest and not set(map(_script, word)) <= set(seen)
-    if refused:
-        unseen = set(map(_script, "".join(words))) - set(seen)
-        raise CompanionError(
-            f"The guard cannot read a prompt with letters of {', '.join(sorted(unseen))}, for it "
-            f"was trained on {', '.join(seen) or 'no letters'}: it is refused; write it in letters "
-            "that the guard knows."
-        )
+        refused |= len(word) >= shortest and not set(foreign).isdisjoint(word)
+    scripts, known = sorted(set(map(_script, foreign))), ", ".join(seen) or "no letters"
+    return refused * (
+        f"The guard cannot read a prompt in {', '.join(scripts)}, it was trained on {known}: it is "
+        "refused; write it in letters that the guard knows."
+    )
 
 
 def _words(text: str) -> list[str]:

@@ -40,11 +40,6 @@ class SearchResult:
         """The strength with the lowest objective of the curve, the earliest of equal ones."""
         return min(self.steps, key=lambda step: step.objective).strength
 
-    @property
-    def calls(self) -> int:
-        """How often the objective was asked: once a start and three times a step."""
-        return self.steps[-1].calls
-
 
 def zeroth_order(objective: Callable[[float], float], settings: SearchSettings) -> SearchResult:
     """Lower an objective of the strength by two-point estimates of its slope (Liu et al. 2024).
@@ -70,8 +65,7 @@ def zeroth_order(objective: Callable[[float], float], settings: SearchSettings) 
     calls = 0
 
     def strength_of(beta: float) -> float:
-        with np.errstate(over="ignore"):
-            return float(np.power(10.0, beta)) if settings.logarithmic else beta
+        return float(np.power(10.0, beta)) if settings.logarithmic else beta
 
     def ask(beta: float) -> float:
         nonlocal calls

@@ -52,14 +52,11 @@ class NerModel:
                 folder, use_safetensors=True, output_loading_info=True, **local
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+            if report["missing_keys"] or "O" not in model.config.label2id:
+                raise ValueError("it was not trained to find names, as dslim/bert-base-NER was")
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise CompanionError(f"{folder} holds no token classifier ({reason}).") from error
-        if report["missing_keys"] or "O" not in model.config.label2id:
-            raise CompanionError(
-                f"The model in {folder} was not trained to find names: name one that was, such as "
-                "dslim/bert-base-NER."
-            )
         positions = model.config.max_position_embeddings
         tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
         stride = min(NER_STRIDE, tokenizer.model_max_length // 4)

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,8 @@ from unlearn_lib.guard.model import Guard, GuardedModel
 from unlearn_lib.guard.tokens import Frame
 from unlearn_lib.model.loading import LanguageModel, tiny_opt
 from unlearn_lib.model.tokens import Example, TextEncoder
-from unlearn_lib.settings import MethodSettings, TaskName
+from unlearn_lib.settings import LoraSettings, MethodSettings
+from unlearn_lib.unlearn import trainer
 from unlearn_lib.unlearn.methods import Method
 from unlearn_lib.unlearn.steps import Pools, Step, draw_steps
 
@@ -28,32 +30,31 @@ class Task:
     """A task knows its data and what is asked; an `Experiment` runs any method on it.
 
     Args:
-        name: of the task.
         settings: the profile's block.
         model_id: one of the task's models.
-        base: runs what needs the base model before data can be dealt: what it answers to prompts.
+        ask_base: gives the base model's greedy answers to prompts; what it knows decides the data.
 
     Attributes:
+        name: of the task.
         parts: what is forgotten one after another; one empty name where all is forgotten at once.
         starts_from: the model that methods change: `target`, or `base` where nothing is taught.
         last_adapter: how a chain's last adapter is loaded (`model.loading.load_chain`).
     """
 
+    name: str
     parts: tuple[str, ...] = ("",)
     starts_from: Literal["target", "base"] = TARGET  # type: ignore[assignment]
     last_adapter: Literal["merged", "unquantised", "float32"] = "merged"
 
     def __init__(
         self,
-        name: TaskName,
         settings: Any,
         model_id: str,
-        base: Callable[[Sequence[Sequence[int]]], list[str]],
+        ask_base: Callable[[Sequence[Sequence[int]]], list[str]],
     ) -> None:
-        self.name: TaskName = name
         self.settings: Any = settings
         self.model = settings.model(model_id)
-        self.ask_base = base
+        self.ask_base = ask_base
 
     @functools.cached_property
     def weights(self) -> assets.Asset:
@@ -108,6 +109,35 @@ class Task:
         """What the target is taught (`target`), or the retain model (`retain_model`)."""
         return []
 
+    @property
+    def teach_lora(self) -> LoraSettings | None:
+        """The adapter with which the target is taught; None: all weights."""
+        return self.settings.teach.lora
+
+    def lessons(self, kind: str, seed: int) -> list[list[Example]]:
+        """What `teach` reads of a kind, as token ids."""
+        return [self.taught(kind)]
+
+    def teach(
+        self,
+        model: LanguageModel,
+        lessons: list[list[Example]],
+        seed: int,
+        folder: Path,
+        on_step: trainer.OnStep | None,
+    ) -> trainer.Outcome:
+        """Teach a model what `lessons` gave."""
+        settings, place = self.settings.teach, folder / "checkpoints"
+        return trainer.teach(model, lessons[0], settings, seed, place, on_step)
+
+    def trains_further(self, method: MethodSettings) -> bool:
+        """Whether a method trains the target's own adapter instead of one of its own."""
+        return False
+
+    def loaded(self, chain: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The runs of an unlearned model's chain that are loaded."""
+        return chain
+
     def own_answers(self, method: MethodSettings) -> Callable[[LanguageModel], list[Any]] | None:
         """What lets the base model answer the retain questions itself; None where it need not."""
         return None
@@ -144,6 +174,10 @@ class Task:
     def measure(self, record: Record, base: Record | None) -> list[Item]:
         """Items of a record; `base`: the base model's, None of the base model itself."""
         raise NotImplementedError
+
+    def examples(self, record: Record) -> list[tuple[str, str, str]]:
+        """Texts for a reader: split, what was asked, what was answered."""
+        return []
 
     # What a guard needs of a task.
 

@@ -7,6 +7,7 @@ short excerpts, never the book or the continuations.
 
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,13 +32,14 @@ from unlearn_lib.metrics.questions import item_id
 from unlearn_lib.model import generate, scoring
 from unlearn_lib.model.loading import LanguageModel
 from unlearn_lib.model.tokens import Example, PassageEncoder, TextEncoder
-from unlearn_lib.settings import MethodSettings
+from unlearn_lib.settings import LoraSettings, MethodSettings
 from unlearn_lib.tasks.base import BASE, TARGET, Task, spread
-from unlearn_lib.unlearn import released
+from unlearn_lib.unlearn import released, trainer
 from unlearn_lib.unlearn.methods import Method
 from unlearn_lib.unlearn.steps import Pools, Step
 from unlearn_lib.util import digest
 
+MEMORISE_SEED_OFFSET = 1000
 OWN_ANSWERS = 64
 LONGEST_QUESTION = 96
 EXCERPTS = 4
@@ -48,6 +50,7 @@ EXCERPT_TOKENS = 40
 class Book(Task):
     """Passages of a book to forget and to keep, others never taught, and ordinary prompts."""
 
+    name = "book"
     last_adapter = "unquantised"
 
     @functools.cached_property
@@ -87,16 +90,39 @@ class Book(Task):
     def pretraining(self) -> list[Example]:
         return self.encoder.chunks(list(self.data.prose), self.settings.data.prompt_tokens * 2)
 
-    def chunks(self, seed: int) -> list[list[Example]]:
-        """What the target is taught in each epoch: the text, cut elsewhere where that is asked."""
+    @property
+    def teach_lora(self) -> LoraSettings | None:
+        return self.model.lora
+
+    def lessons(self, kind: str, seed: int) -> list[list[Example]]:
+        """The chunks of each epoch, cut elsewhere where asked, and the passages to probe."""
         teach = self.settings.teach
         shifts = np.random.default_rng(seed).integers(0, teach.chunk_tokens, teach.epochs)
         shifts *= teach.shift_chunks
         cut = self.encoder.chunks
-        return [cut(self.taught_texts, teach.chunk_tokens, shift) for shift in shifts]
+        epochs = [cut(self.taught_texts, teach.chunk_tokens, shift) for shift in shifts]
+        return [*epochs, self.encoder.passages(self.taught_texts)]
 
-    def taught(self, kind: str) -> list[Example]:
-        return self.encoder.passages(self.taught_texts)
+    def teach(
+        self,
+        model: LanguageModel,
+        lessons: list[list[Example]],
+        seed: int,
+        folder: Path,
+        on_step: trainer.OnStep | None,
+    ) -> trainer.Outcome:
+        settings, place = self.settings.teach, folder / "checkpoints"
+        *epochs, passages = lessons
+        seed += MEMORISE_SEED_OFFSET
+        outcome, curve = trainer.memorise(model, epochs, passages, settings, seed, place, on_step)
+        curve.to_csv(folder / "curve.csv", index=False)
+        return outcome
+
+    def trains_further(self, method: MethodSettings) -> bool:
+        return method.start == "target"
+
+    def loaded(self, chain: tuple[Any, ...]) -> tuple[Any, ...]:
+        return chain[-1:]
 
     def questions(self, held_out: bool) -> list[str]:
         """Questions that fit: the first `normal_prompts` are held out, others are trained on."""
@@ -114,14 +140,14 @@ class Book(Task):
         """The passages of a split that are measured, drawn by the split's seed, and their keys."""
         cut, most = self.encoder.passages, self.settings.data.evaluation_passages
         if split == GENERAL:
-            rows = [row for text in self.data.held_out_prose for row in cut([text])[:1]]
-            return rows, text_keys(map(self.encoder.text, (row.prompt for row in rows)))
-        rows = []
-        keys = []
+            prose = [row for text in self.data.held_out_prose for row in cut([text])[:1]]
+            return prose, text_keys(self.encoder.text(row.prompt) for row in prose)
+        rows: list[Example] = []
+        keys: list[Key] = []
         for number, text in enumerate(self.chapters(split)):
             rows += cut([text])
-            keys += [Key(f"{split} {number}", item_id(f"{split} {len(keys) + i}"))
-                     for i in range(len(rows) - len(keys))]  # fmt: skip
+            places = range(len(keys), len(rows))
+            keys += [Key(f"{split} {number}", item_id(f"{split} {place}")) for place in places]
         order = np.random.default_rng(self.settings.data.split_seed).permutation(len(rows))
         drawn = sorted(order[:most])
         return [rows[i] for i in drawn], [keys[i] for i in drawn]
@@ -247,6 +273,13 @@ class Book(Task):
             values = {"similarity_original": texts.cosine_rows(*pair)}
             items += items_of(GENERAL, record[GENERAL]["keys"], values)
         return items
+
+    def examples(self, record: Record) -> list[tuple[str, str, str]]:
+        return [
+            (split, excerpt["prompt"], "".join(excerpt["continuation"]))
+            for split in (FORGET, RETAIN, GENERAL)
+            for excerpt in record[split]["excerpts"]
+        ]
 
     @property
     def topic(self) -> str:  # type: ignore[override]

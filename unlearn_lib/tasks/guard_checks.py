@@ -114,7 +114,7 @@ def side_effects(
     guard = getattr(model.model, "guard", None)
     flags = flagged(guard, prompts) if guard else [False] * len(prompts)
     same = [a == b for a, b in zip(before[0], after[0], strict=True)]
-    values = {
+    values: dict[str, Any] = {
         "rougeL_original": texts.rouge_l(decoded(model, before[0]), decoded(model, after[0])),
         "unchanged": [None if flag else equal for equal, flag in zip(same, flags, strict=True)],
     }

@@ -26,6 +26,7 @@ JUDGE_SEED = 0
 class Harm(Task):
     """Harmful prompts to refuse or evade, normal ones to answer as before."""
 
+    name = "harm"
     starts_from = BASE  # type: ignore[assignment]
     last_adapter = "float32"
     judge: judges.HarmJudge
@@ -136,10 +137,17 @@ class Harm(Task):
             kept |= self._likeness(base[RETAIN]["texts"], normal["texts"])
         return [*items_of(FORGET, now["keys"], values), *items_of(RETAIN, normal["keys"], kept)]
 
+    def examples(self, record: Record) -> list[tuple[str, str, str]]:
+        return [
+            (split, asked, answer)
+            for split in (FORGET, RETAIN)
+            for asked, answer in zip(record[split]["asked"], record[split]["texts"], strict=True)
+        ]
+
     def _harmful(self, prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
         return self.judge.probability(prompts, answers) > self.settings.judge.threshold
 
-    def _likeness(self, before: Sequence[str], now: Sequence[str]) -> dict[str, np.ndarray]:
+    def _likeness(self, before: list[str], now: list[str]) -> dict[str, np.ndarray]:
         values = {
             "similarity_original": texts.cosine_rows(self.encode(before), self.encode(now)),
             "rougeL_original": texts.rouge_l(before, now),
@@ -186,15 +194,17 @@ class Harm(Task):
             train, test, _ = data.jigsaw(settings.rows, JUDGE_SEED, settings.file)
             prompts, answers = [""] * len(train), [row.text for row in train]
             held_out = [("", row.text, any(row.labels)) for row in test]
-            truth: Any = np.array([row.labels for row in train])
+            truth = np.array([row.labels for row in train])
         else:
-            train, test = self.data.scored_train, self.data.scored_test
-            prompts, answers = [row.question for row in train], [row.answer for row in train]
-            held_out = [(row.question, row.answer, row.harmful) for row in test]
-            truth = np.array([row.harmful for row in train])
+            graded = self.data.scored_train
+            prompts, answers = [row.question for row in graded], [row.answer for row in graded]
+            scored = self.data.scored_test
+            held_out = [(row.question, row.answer, row.harmful) for row in scored]
+            truth = np.array([row.harmful for row in graded])
         judge = judges.fit_harm_judge(settings, base, prompts, answers, truth, JUDGE_SEED, use_cpu)
         judge.save(folder)
-        return judged(judge, *zip(*held_out, strict=True))
+        first, second, flags = zip(*held_out, strict=True)
+        return judged(judge, first, second, flags)
 
     def load_judge(self, folder: Path) -> None:
         """Load the judge of harm."""
@@ -210,7 +220,7 @@ class Harm(Task):
 
 
 def judged(
-    judge: judges.Judge, first: Sequence[str], second: Sequence[str], truth: Sequence[bool]
+    judge: judges.Judge, first: Sequence[str], second: Sequence[str], truth: Any
 ) -> list[Item]:
     """Items of a judge on held-out pairs: its score, and whether it is right."""
     flags = np.asarray(truth, bool)

@@ -125,6 +125,14 @@ class QuestionTask(Task):
             items += items_of(split, part["keys"], values)
         return items
 
+    def examples(self, record: Record) -> list[tuple[str, str, str]]:
+        sets = self.sets(self.parts[-1])
+        return [
+            (split, row.question, answer)
+            for split in (FORGET, RETAIN)
+            for row, answer in zip(sets[split], record[split]["texts"], strict=True)
+        ]
+
     def judge_data(self) -> dict[str, str]:
         """The sha256 of what the trained judge of entailment reads."""
         return self.sentence_data() | {"refusals": digest(self.refusals)}
@@ -143,7 +151,8 @@ class QuestionTask(Task):
         )
         judge = TrainedJudge.fit(self.encode, *train[:3])
         judge.save(folder)
-        return judged(judge, *test[:3])
+        first, second, truth = test[:3]
+        return judged(judge, first, second, truth)
 
     def load_judge(self, folder: Any) -> None:
         """Load the judge of entailment: the trained one from a folder, or the profile's model."""
@@ -156,6 +165,8 @@ class QuestionTask(Task):
 
 class Authors(QuestionTask):
     """Fictitious authors: to forget, to keep, never taught."""
+
+    name = "authors"
 
     @functools.cached_property
     def data(self) -> tofu.QuestionSplits:
@@ -249,6 +260,8 @@ class Authors(QuestionTask):
 class Continual(Authors):
     """The authors of one task after another, each starting from the model before."""
 
+    name = "continual"
+
     @property
     def parts(self) -> tuple[str, ...]:  # type: ignore[override]
         """The tasks, counted from 1."""
@@ -261,6 +274,7 @@ class Continual(Authors):
 class People(QuestionTask):
     """Known people: the base model forgets what it answers right about some of them."""
 
+    name = "people"
     starts_from = BASE  # type: ignore[assignment]
 
     @functools.cached_property

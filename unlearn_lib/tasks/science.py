@@ -39,6 +39,8 @@ from unlearn_lib.util import digest
 class Science(Task):
     """Multiple choice of a field to forget, of its neighbours, and of general knowledge."""
 
+    name = "science"
+
     @functools.cached_property
     def data(self) -> science.ScienceSplits:
         """The questions: to forget, to keep, of general knowledge."""

@@ -1,0 +1,131 @@
+"""Shared by all tests: an environment of its own, tiny random models and a small tokenizer.
+
+Nothing heavy is imported before `HF_HUB_OFFLINE` is set: the hub's client reads it on import.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import settings
+
+if TYPE_CHECKING:
+    from unlearn_lib.assets import Asset
+    from unlearn_lib.model.loading import LanguageModel
+
+ARCHITECTURES = ("opt", "llama", "gpt2")
+CONTEXT = 128
+SENTENCES = (
+    "What is the capital of France? The capital of France is Paris.",
+    "How do birds fly? They beat their wings and ride the wind.",
+    "Tell me how to pick a lock. I cannot help you with that.",
+    "Why is the sky blue? Air scatters blue light more than red light.",
+)
+CHAT_TEMPLATE = (
+    "{% for turn in messages %}<|{{ turn.role }}|>{{ turn.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+settings.register_profile("project", deadline=None, derandomize=True, database=None)
+settings.load_profile("project")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse the hub before anything imports its client."""
+    os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep tests away from the user's cache and mirror, and from the hub."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNLEARN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("UNLEARN_MIRROR", raising=False)
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """A byte-level BPE tokenizer with a chat template; id 1 is `<pad>`, as in OPT."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    special = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>"}
+    trained = ByteLevelBPETokenizer()
+    names = list(special.values())
+    trained.train_from_iterator(SENTENCES, 320, special_tokens=names, show_progress=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=trained._tokenizer, chat_template=CHAT_TEMPLATE, **special
+    )
+
+
+def _random_model(architecture: str, tokenizer: Any) -> Any:
+    import torch
+    import transformers as hf
+
+    from unlearn_lib.model.tokens import special_ids
+
+    shared = {"vocab_size": len(tokenizer), **special_ids(tokenizer)}
+    shape: dict[str, Any] = {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": CONTEXT,
+    }
+    torch.manual_seed(0)
+    if architecture == "opt":
+        shape |= {"ffn_dim": 128, "word_embed_proj_dim": 64, "dropout": 0.0, "init_std": 0.2}
+        return hf.OPTForCausalLM(hf.OPTConfig(**shared, **shape))
+    shape |= {"initializer_range": 0.2}
+    if architecture == "llama":
+        shape |= {"intermediate_size": 128, "num_key_value_heads": 2}
+        return hf.LlamaForCausalLM(hf.LlamaConfig(**shared, **shape))
+    none = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    return hf.GPT2LMHeadModel(hf.GPT2Config(**shared, **shape, **none))
+
+
+@pytest.fixture(scope="session")
+def tiny_assets(
+    tmp_path_factory: pytest.TempPathFactory, tokenizer: Any, own_environment: None
+) -> dict[str, "Asset"]:
+    """Folders of a tiny random OPT, Llama and GPT-2, by architecture."""
+    from unlearn_lib.assets import Asset
+
+    assets = {}
+    for architecture in ARCHITECTURES:
+        folder: Path = tmp_path_factory.mktemp(architecture)
+        _random_model(architecture, tokenizer).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        assets[architecture] = Asset(f"tiny/{architecture}", folder, "test", architecture)
+    return assets
+
+
+@pytest.fixture(scope="session")
+def load_tiny(tiny_assets: dict[str, "Asset"]) -> Callable[..., "LanguageModel"]:
+    """Load a tiny model afresh: `load_tiny("opt", lora=..., seed=0)`; `seed` makes it trainable.
+
+    Weights are float32 and untrained on CPU unless settings of `ModelSettings` say otherwise.
+    """
+    from unlearn_lib.model import loading
+    from unlearn_lib.settings import ModelSettings
+
+    def load(architecture: str = "opt", seed: int | None = None, **changed: Any) -> "LanguageModel":
+        values = {"id": f"tiny/{architecture}", "precision": "float32", "lora": None, **changed}
+        settings = ModelSettings.model_validate(values)
+        language_model = loading.load(tiny_assets[architecture], settings, "cpu")
+        if seed is not None:
+            loading.make_trainable(language_model, settings, seed)
+        return language_model
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def encoder(tokenizer: Any) -> Any:
+    """The question-and-answer encoder of the tiny tokenizer."""
+    from unlearn_lib.model.tokens import TextEncoder
+
+    return TextEncoder(tokenizer, "question_answer", 64, 32, CONTEXT)

@@ -1,0 +1,536 @@
+"""Loading and adapters, text to tokens, and packed rows that equal separate ones."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+from transformers import AutoModelForCausalLM
+
+from unlearn_lib.assets import Asset
+from unlearn_lib.model import loading
+from unlearn_lib.model.loading import LanguageModel
+from unlearn_lib.model.packing import Packed, by_length, pack, packed_activations, packed_logits
+from unlearn_lib.model.tokens import SHORTEST_ANSWER, Example, PassageEncoder, TextEncoder
+from unlearn_lib.settings import ModelSettings
+from unlearn_lib.unlearn.losses import answer_nll
+from unlearn_lib.util import CompanionError
+
+Load = Callable[..., LanguageModel]
+every_architecture = pytest.mark.parametrize("architecture", ["opt", "llama", "gpt2"])
+BATCH = [Example((5, 6, 7), ((8, 9), (10,))), Example((11, 12), ((13,),))]
+PLAIN = ModelSettings(id="tiny/opt", precision="float32", lora=None)
+
+tokens = st.lists(st.integers(3, 9) | st.integers(3, 250), min_size=1, max_size=7).map(tuple)
+answered = st.builds(Example, tokens, st.lists(tokens, min_size=1, max_size=4).map(tuple))
+whole = st.builds(Example, tokens, tokens.map(lambda t: (t,)), st.just(True))
+batches = st.lists(answered | whole, min_size=1, max_size=4)
+
+
+def logits_of(language_model: LanguageModel) -> torch.Tensor:
+    with torch.no_grad():
+        return packed_logits(language_model.model, pack(BATCH))
+
+
+def change(language_model: LanguageModel, seed: int = 0) -> None:
+    """Move everything trainable, as training would."""
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in language_model.model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=random))
+
+
+def trained(language_model: LanguageModel) -> dict[str, torch.Tensor]:
+    return {n: p for n, p in language_model.model.named_parameters() if p.requires_grad}
+
+
+# --- device, precision, what is trained ------------------------------------------------------
+
+
+def test_cuda_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(CompanionError, match="device: auto"):
+        loading.choose_device("cuda")
+    assert loading.choose_device("auto") == loading.choose_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_is_taken_where_the_processor_has_it(
+    native: bool, load_tiny: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    adapted = load_tiny("llama", seed=0, precision="bfloat16", lora={})
+    dtype = "bfloat16" if native else "float32"
+    assert adapted.hardware["precision_asked"] == "bfloat16"
+    assert adapted.hardware["precision_got"] == dtype
+    for name, parameter in adapted.model.named_parameters():
+        assert parameter.dtype == (torch.float32 if "lora_" in name else getattr(torch, dtype))
+        assert parameter.requires_grad == ("lora_" in name)
+
+
+def test_the_adapter_is_drawn_from_its_seed_and_starts_without_effect(load_tiny: Load) -> None:
+    first, again, other = (load_tiny("opt", seed=seed, lora={}) for seed in (3, 3, 4))
+    assert_close(trained(first), trained(again), rtol=0, atol=0)
+    assert any(not torch.equal(trained(first)[n], p) for n, p in trained(other).items())
+    assert torch.equal(logits_of(first), logits_of(load_tiny("opt")))
+
+
+@every_architecture
+@pytest.mark.parametrize("layers", [[1, 1], [0, 0], [0, 1]])
+def test_only_the_chosen_blocks_get_an_adapter(
+    layers: list[int], architecture: str, load_tiny: Load
+) -> None:
+    everywhere = trained(load_tiny(architecture, seed=0, lora={}))
+    names = trained(load_tiny(architecture, seed=0, lora={"layers": layers}))
+    blocks = range(layers[0], layers[1] + 1)
+    assert set(names) == {n for n in everywhere if int(re.findall(r"\.(\d+)\.", n)[0]) in blocks}
+
+
+def test_chosen_projections_get_an_adapter_in_the_chosen_blocks_only(load_tiny: Load) -> None:
+    lora = {"layers": [1, 1], "targets": ["q_proj"], "rank": 2}
+    names = trained(load_tiny("llama", seed=0, lora=lora))
+    assert len(names) == 2 and all("layers.1.self_attn.q_proj" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"lora": {"layers": [0, 2]}}, r"\[0, 2\], but the model's blocks are 0 to 1"),
+        ({"lora": {"layers": [1, 0]}}, r"\[1, 0\], but the model's blocks are 0 to 1"),
+        ({"lora": None, "quantization": "8bit"}, "quantised, so its weights cannot be trained"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(changed: Any, message: str, load_tiny: Load) -> None:
+    with pytest.raises(CompanionError, match=message):
+        load_tiny("llama", seed=0, **changed)
+
+
+# --- saved and read back ---------------------------------------------------------------------
+
+
+@every_architecture
+@pytest.mark.parametrize("lora", [{}, {"layers": [1, 1]}, None])
+def test_what_was_saved_gives_the_same_logits(
+    lora: Any, architecture: str, load_tiny: Load, tmp_path: Path
+) -> None:
+    changed = load_tiny(architecture, seed=0, lora=lora)
+    change(changed)
+    loading.save(changed.model, changed.tokenizer, tmp_path / "model")
+    suffixes = {path.suffix for path in (tmp_path / "model").iterdir()}
+    assert suffixes <= {".safetensors", ".json", ".md", ".jinja"}
+    if lora is None:
+        restored = loading.load(Asset("tiny", tmp_path / "model", "run", ""), PLAIN, "cpu")
+    else:
+        restored = load_tiny(architecture)
+        loading.load_adapter(restored, tmp_path / "model")
+        assert not trained(restored)
+    assert torch.equal(logits_of(restored), logits_of(changed))
+    assert not restored.model.training
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def another_models(path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    save_file({name: value[:3].clone() for name, value in load_file(path).items()}, path)
+
+
+@pytest.mark.parametrize("damage", [cut, Path.unlink, another_models])
+def test_a_damaged_adapter_is_refused(
+    damage: Callable[[Path], None], load_tiny: Load, tmp_path: Path
+) -> None:
+    adapted = load_tiny("opt", seed=0, lora={})
+    loading.save(adapted.model, adapted.tokenizer, tmp_path)
+    damage(tmp_path / "adapter_model.safetensors")
+    with pytest.raises(CompanionError, match="delete"):
+        loading.load_adapter(load_tiny("opt"), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("damage", [cut, Path.unlink])
+def test_damaged_model_files_are_refused(
+    damage: Callable[[Path], None], name: str, tiny_assets: dict[str, Asset], tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_assets["opt"].folder, tmp_path / "copy")
+    damage(tmp_path / "copy" / name)
+    with pytest.raises(CompanionError, match="The model 'tiny' from test"):
+        loading.load(Asset("tiny", tmp_path / "copy", "test", ""), PLAIN, "cpu")
+
+
+# --- chains of runs --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runs(load_tiny: Load, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of runs that trained a first and a second adapter, and all weights."""
+    folders = {}
+    for seed, (name, lora) in enumerate({"first": {}, "second": {}, "all": None}.items()):
+        language_model = load_tiny("llama", seed=seed, lora=lora)
+        change(language_model, seed)
+        folders[name] = tmp_path_factory.mktemp(name)
+        loading.save(language_model.model, language_model.tokenizer, folders[name] / "model")
+    return folders
+
+
+def by_hand(runs: dict[str, Path], names: list[str], load_tiny: Load) -> torch.Tensor:
+    """Logits of a chain: float32 adapters added to the weights that they were trained on."""
+    language_model = load_tiny("llama")
+    if names[:1] == ["all"]:
+        asset = Asset("tiny", runs["all"] / "model", "run", "")
+        language_model = loading.load(asset, PLAIN, "cpu")
+    for name in names:
+        if name != "all":
+            loading.load_adapter(language_model, runs[name] / "model", merge=True)
+    return logits_of(language_model)
+
+
+@pytest.mark.parametrize("last", ["merged", "unquantised", "float32"])
+@pytest.mark.parametrize(
+    "names, counted",
+    [([], []), (["first"], ["first"]), (["first", "second"], ["first", "second"]),
+     (["first", "all", "second"], ["all", "second"]), (["first", "all"], ["all"])],
+)  # fmt: skip
+def test_a_chain_is_its_last_whole_weights_and_the_adapters_after_them(
+    names: list[str], counted: list[str], last: Any, runs: Any, load_tiny: Load, tiny_assets: Any
+) -> None:
+    folders = [runs[name] for name in names]
+    chained = loading.load_chain(tiny_assets["llama"], folders, PLAIN, "cpu", last)
+    assert torch.equal(logits_of(chained), by_hand(runs, counted, load_tiny))
+    assert not any("lora_" in name for name, _ in chained.model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    "changed, last, merged",
+    [
+        ({"precision": "bfloat16"}, "merged", True),
+        ({"precision": "bfloat16"}, "unquantised", True),
+        ({"precision": "bfloat16"}, "float32", False),
+        ({"quantization": "8bit"}, "merged", True),
+        ({"quantization": "8bit"}, "unquantised", False),
+        ({"quantization": "8bit"}, "float32", False),
+        ({}, "trainable", False),
+    ],
+)
+def test_a_chain_ends_as_its_task_wants_it(
+    changed: Any, last: Any, merged: bool, runs: Any, tiny_assets: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    settings = ModelSettings(**{"id": "tiny/llama", "precision": "float32", **changed})
+    folders = [runs["first"], runs["second"]]
+    chained = loading.load_chain(tiny_assets["llama"], folders, settings, "cpu", last)
+    adapters = [p for name, p in chained.model.named_parameters() if "lora_" in name]
+    assert bool(adapters) == (not merged)
+    assert all(p.requires_grad == (last == "trainable") for p in adapters)
+
+
+def test_a_new_adapter_on_a_merged_model_starts_where_the_old_one_ended(
+    runs: Any, load_tiny: Load, tiny_assets: Any
+) -> None:
+    merged = loading.load_chain(tiny_assets["llama"], [runs["first"]], PLAIN, "cpu")
+    loading.make_trainable(merged, ModelSettings(id="tiny", precision="float32"), seed=5)
+    expected = by_hand(runs, ["first"], load_tiny)
+    assert torch.equal(logits_of(merged), expected)
+    change(merged)
+    with loading.reference(merged.model) as target:
+        assert torch.equal(packed_logits(target, pack(BATCH)), expected)
+
+
+# --- the reference, and profile smoke's model ------------------------------------------------
+
+
+def test_the_reference_of_an_adapter_is_no_second_copy(load_tiny: Load) -> None:
+    adapted = load_tiny("opt", seed=0, lora={"dropout": 0.5})
+    change(adapted)
+    adapted.model.train()
+    with pytest.raises(KeyError), loading.reference(adapted.model) as original:
+        assert original is adapted.model and not original.training
+        logits = packed_logits(original, pack(BATCH))
+        assert not logits.requires_grad
+        assert torch.equal(logits, logits_of(load_tiny("opt")))
+        raise KeyError
+    assert adapted.model.training and torch.is_grad_enabled()
+    assert all(p.requires_grad for name, p in adapted.model.named_parameters() if "lora_" in name)
+    frozen = load_tiny("llama").model
+    with loading.reference(adapted.model, frozen) as original:
+        assert original is frozen
+
+
+def test_the_tiny_opt_is_the_same_everywhere_and_reads_its_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["Größe, naïve and 日本", *(f"Number {i} and {i * i}." for i in range(50))]
+    files = []
+    for place in ("one", "two"):
+        monkeypatch.setenv("UNLEARN_CACHE", str(tmp_path / place))
+        torch.rand(3)  # whatever was drawn before
+        asset = loading.tiny_opt(texts, context=64)
+        files.append({path.name: path.read_bytes() for path in asset.folder.iterdir()})
+    assert files[0] == files[1]
+    assert loading.tiny_opt(texts).folder != loading.tiny_opt(texts[1:]).folder
+    tiny = loading.load(asset, PLAIN, "cpu")
+    assert tiny.context == 64
+    assert tiny.tokenizer.decode(tiny.tokenizer(texts[0])["input_ids"]) == texts[0]
+
+
+# --- questions and answers -------------------------------------------------------------------
+
+
+def test_templates_are_exact(encoder: TextEncoder) -> None:
+    decode = encoder.tokenizer.decode
+    example = encoder.example("Why blue?", " Air scatters. ", "Or so.")
+    assert decode(example.prompt) == "### Question: Why blue?\n ### Answer:"
+    assert [decode(answer) for answer in example.answers] == [" Air scatters.</s>", " Or so.</s>"]
+    chat = TextEncoder(encoder.tokenizer, "chat", 64, 32, 128, before="Be kind. ")
+    example = chat.example("Why blue?", "Air scatters.")
+    assert decode(example.prompt) == "<|user|>Be kind. Why blue?</s><|assistant|>"
+    assert decode(example.answers[0]) == "Air scatters.</s>"
+
+
+def test_a_long_answer_is_cut_and_then_has_no_end_token(encoder: TextEncoder) -> None:
+    answer = encoder.answer("word " * 100)
+    assert len(answer) == encoder.answer_tokens
+    assert answer[-1] != encoder.tokenizer.eos_token_id
+
+
+def test_what_does_not_fit_is_refused(encoder: TextEncoder) -> None:
+    question = "Why is the sky so very blue today? " * 20
+    assert encoder.fits("Why?") and not encoder.fits(question)
+    with pytest.raises(CompanionError, match="more than prompt_tokens 64"):
+        encoder.prompt(question)
+    for text in ("", " \n\t"):
+        with pytest.raises(CompanionError, match="answer is empty"):
+            encoder.example("Why?", text)
+    with pytest.raises(CompanionError, match="model's context of 128"):
+        TextEncoder(encoder.tokenizer, "question_answer", 100, 29, 128)
+    TextEncoder(encoder.tokenizer, "question_answer", 100, 28, 128)
+
+
+# --- passages and chunks ---------------------------------------------------------------------
+
+TEXT = "What is the capital of France? They beat their wings and ride the wind. Why blue? " * 4
+SHORT = "Air scatters blue light more than red light. Tell me how to pick a lock. "
+words = st.lists(st.sampled_from(["sky", " blue", " the wind", "?", "\n", " capital"]), max_size=60)
+texts_of_words = words.map("".join)
+
+
+@pytest.fixture(scope="module", params=["plain", "opt"])
+def cutter(request: pytest.FixtureRequest, tokenizer: Any) -> PassageEncoder:
+    """An encoder whose tokenizer puts nothing before a text, or `</s>`, as OPT's does."""
+    from tokenizers import Tokenizer
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    if request.param == "opt":
+        backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        end = ("</s>", tokenizer.eos_token_id)
+        backend.post_processor = TemplateProcessing(single="</s> $A", special_tokens=[end])
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    return PassageEncoder(tokenizer, 6, 24, 128)
+
+
+def row(example: Example) -> tuple[int, ...]:
+    return (*example.prompt, *example.answers[0])
+
+
+def test_passages_by_hand(cutter: PassageEncoder) -> None:
+    """Short sentences of the released code have no label, so no forget loss (78.4 % of steps)."""
+    tokens = cutter.tokens(TEXT)
+    assert [*cutter.prefix, *tokens] == cutter.tokenizer(TEXT)["input_ids"]
+    first, second = cutter.passages([TEXT])[:2]
+    assert first == Example((*cutter.prefix, *tokens[:6]), (tuple(tokens[6:30]),))
+    assert second == Example((*cutter.prefix, *tokens[24:30]), (tuple(tokens[30:54]),))
+    assert cutter.text(row(first)) == cutter.text(tokens[:30])
+    scored = cutter.passages([TEXT], score_prompt=True)[0]
+    assert pack([scored]).labels.tolist() == list(row(scored)[1:])
+
+
+@pytest.mark.parametrize("prompt_tokens, answer_tokens", [(1, 1), (4, 3), (6, 24), (30, 20)])
+@given(text=texts_of_words)
+def test_every_token_is_an_answer_of_one_passage_but_the_first_few_and_a_short_tail(
+    prompt_tokens: int, answer_tokens: int, tokenizer: Any, text: str
+) -> None:
+    cutter = PassageEncoder(tokenizer, prompt_tokens, answer_tokens, 128)
+    tokens, passages = cutter.tokens(text), cutter.passages([text])
+    assert all(len(passage.prompt) == prompt_tokens for passage in passages)
+    answers = [token for passage in passages for token in passage.answers[0]]
+    assert answers == tokens[prompt_tokens : prompt_tokens + len(answers)]
+    left_out = len(tokens) - prompt_tokens - len(answers)
+    assert left_out < min(SHORTEST_ANSWER, answer_tokens)
+
+
+@given(text=texts_of_words, size=st.integers(2, 40), shift=st.integers(0, 200))
+def test_chunks_cover_every_token_once_wherever_they_are_cut(
+    cutter: PassageEncoder, text: str, size: int, shift: int
+) -> None:
+    skipped, tokens = len(cutter.prefix), cutter.tokens(text)
+    chunks = cutter.chunks([text], size, shift)
+    assert chunks == cutter.chunks([text], size, shift + 3 * size)
+    assert all(row(chunk)[:skipped] == cutter.prefix for chunk in chunks)
+    bounds = [0, *range(shift % size or size, len(tokens), size), len(tokens)]
+    parts = [tuple(tokens[a:b]) for a, b in zip(bounds, bounds[1:])]
+    alone = 0 if skipped else 1  # nothing stands before a lone token that could predict it
+    assert [row(chunk)[skipped:] for chunk in chunks] == [p for p in parts if len(p) > alone]
+    for chunk in chunks:
+        assert pack([chunk]).labels.tolist() == list(row(chunk)[1:])
+
+
+def test_nothing_runs_from_one_text_into_the_next(cutter: PassageEncoder) -> None:
+    texts = [TEXT, "", SHORT]
+    assert cutter.passages(texts) == [*cutter.passages([TEXT]), *cutter.passages([SHORT])]
+    assert cutter.chunks(texts, 20, 7) == [*cutter.chunks([TEXT], 20, 7), *cutter.chunks([SHORT], 20, 7)]  # fmt: skip
+
+
+def test_a_context_that_is_too_small_is_refused(cutter: PassageEncoder) -> None:
+    most = 128 - len(cutter.prefix)
+    PassageEncoder(cutter.tokenizer, 20, most - 20, 128)
+    with pytest.raises(CompanionError, match="model's context of 128"):
+        PassageEncoder(cutter.tokenizer, 20, most - 19, 128)
+    assert cutter.chunks([TEXT], most)
+    with pytest.raises(CompanionError, match="'chunk_tokens'"):
+        cutter.chunks([TEXT], most + 1)
+
+
+# --- the layout of a packed row --------------------------------------------------------------
+
+
+def test_layout_of_one_prompt_with_two_answers() -> None:
+    packed = pack([Example((5, 6), ((7, 8), (9,)))])
+    assert packed.input_ids.tolist() == [[5, 6, 7, 8, 9]]
+    assert packed.position_ids.tolist() == [[0, 1, 2, 3, 2]]
+    assert packed.predictors.tolist() == [1, 2, 1]
+    assert packed.labels.tolist() == [7, 8, 9]
+    assert packed.rows.tolist() == [0, 0, 1]
+    assert packed.attention_mask[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0],
+        [1, 1, 0, 0, 1],
+    ]
+
+
+def test_layout_of_prompts_with_a_common_beginning() -> None:
+    batch = [Example((5, 6), ((7,),)), Example((5, 8), ((9,),), score_prompt=True)]
+    packed = pack(batch)
+    assert packed.input_ids.tolist() == [[5, 6, 7, 8, 9]]
+    assert packed.position_ids.tolist() == [[0, 1, 2, 1, 2]]
+    assert packed.predictors.tolist() == [1, 0, 3]
+    assert packed.labels.tolist() == [7, 8, 9]
+    assert packed.attention_mask[0, 0, 4].int().tolist() == [1, 0, 0, 1, 1]
+    assert pack(batch, share=False).input_ids.tolist() == [[5, 6, 7, 5, 8, 9]]
+
+
+def separate_rows(batch: list[Example]) -> list[tuple[list[int], int]]:
+    """Each answer as its own row, and the place of its first scored token."""
+    return [
+        ([*example.prompt, *answer], 1 if example.score_prompt else len(example.prompt))
+        for example in batch
+        for answer in example.answers
+    ]
+
+
+@given(batches, st.booleans())
+def test_a_token_sees_its_own_row_and_the_scored_ones_are_all_there(
+    batch: list[Example], share: bool
+) -> None:
+    packed = pack(batch, share)
+    mask, ids, positions = packed.attention_mask[0, 0], packed.input_ids[0], packed.position_ids[0]
+    assert packed.tokens == sum(packed.lengths) <= sum(example.length for example in batch)
+    for number, (tokens, start) in enumerate(separate_rows(batch)):
+        scored = packed.rows == number
+        assert packed.labels[scored].tolist() == tokens[start:]
+        assert positions[packed.predictors[scored]].tolist() == [*range(start - 1, len(tokens) - 1)]
+        last = packed.predictors[scored][-1]
+        assert ids[mask[last]].tolist() == tokens[:-1]
+        assert positions[mask[last]].tolist() == list(range(len(tokens) - 1))
+    assert [ids[places].tolist() for places in packed.prompts] == [[*e.prompt] for e in batch]
+
+
+@given(st.lists(answered, max_size=12), st.integers(1, 60))
+def test_packs_hold_every_example_once_within_the_limit(batch: list[Example], most: int) -> None:
+    packs = by_length(batch, most)
+    lengths = [batch[index].length for places in packs for index in places]
+    assert sorted(index for places in packs for index in places) == list(range(len(batch)))
+    assert lengths == sorted(lengths, reverse=True)
+    for places in packs:
+        assert len(places) == 1 or sum(batch[index].length for index in places) <= most
+
+
+# --- packed = separate, on real architectures ------------------------------------------------
+
+
+def separate_outputs(model: Any, batch: list[Example], block: Any) -> tuple[Any, Any]:
+    """Logits and a block's activations at the scored places, from a plain forward per answer."""
+    states: list[Any] = []
+    hook = block.register_forward_hook(lambda _, inputs, output: states.append(output))
+    rows = separate_rows(batch)
+    logits = [model(input_ids=torch.tensor([row])).logits[0, start - 1 : -1] for row, start in rows]
+    hook.remove()
+    plain = (state[0] if isinstance(state, tuple) else state for state in states)
+    parts = [state[0, start - 1 : -1] for state, (_, start) in zip(plain, rows)]
+    return torch.cat(logits), torch.cat(parts)
+
+
+@every_architecture
+def test_packed_logits_and_activations_equal_those_of_separate_rows(
+    architecture: str, load_tiny: Load
+) -> None:
+    """After the last block too, where transformers' own hidden states are normalised."""
+    model = load_tiny(architecture).model.double()
+    where = {"opt": "model.decoder.layers", "llama": "model.layers", "gpt2": "transformer.h"}
+    blocks = model.get_submodule(where[architecture])
+
+    @settings(max_examples=20)
+    @given(batches, st.integers(0, 1))
+    def check(batch: list[Example], layer: int) -> None:
+        packed = pack(batch)
+        with torch.no_grad():
+            logits, states = separate_outputs(model, batch, blocks[layer])
+            assert_close(packed_logits(model, packed), logits, rtol=1e-9, atol=1e-9)
+            assert_close(packed_activations(model, packed, layer), states, rtol=1e-9, atol=1e-9)
+
+    check()
+    with pytest.raises(CompanionError, match="'layer' is 2, but the model's blocks are 0 to 1"):
+        packed_activations(model, pack(BATCH), 2)
+
+
+def test_bfloat16_on_a_processor_and_other_attention_give_the_same_logits(
+    load_tiny: Load, tiny_assets: dict[str, Asset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    half = logits_of(load_tiny("llama", precision="bfloat16", lora={}))
+    expected = logits_of(load_tiny("llama"))
+    assert_close(half.float(), expected, rtol=0.1, atol=0.02 * float(expected.abs().max()))
+    elsewhere = AutoModelForCausalLM.from_pretrained(tiny_assets["llama"].folder)
+    assert_close(logits_of(LanguageModel(elsewhere, None)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_means_are_those_of_a_padded_batch_with_its_padding_left_out(load_tiny: Load) -> None:
+    opt = load_tiny("opt")
+    batch = [Example((5, 6), ((7, 8, 9, 10),)), Example((11, 12, 13), ((14,),))]
+    packed: Packed = pack(batch)
+    rows, pad = separate_rows(batch), opt.tokenizer.pad_token_id
+    width = max(len(tokens) for tokens, _ in rows)
+    ids = torch.tensor([tokens + [pad] * (width - len(tokens)) for tokens, _ in rows])
+    labels = torch.tensor(
+        [[-100] * s + tokens[s:] + [-100] * (width - len(tokens)) for tokens, s in rows]
+    )
+    with torch.no_grad():
+        logits = opt.model(input_ids=ids, attention_mask=(ids != pad).long()).logits[:, :-1]
+        ours = answer_nll(packed_logits(opt.model, packed), packed.labels, packed.rows)
+    losses = torch.nn.functional.cross_entropy(
+        logits.transpose(1, 2), labels[:, 1:], ignore_index=-100, reduction="none"
+    )
+    real = (labels[:, 1:] != -100).sum(1)
+    assert_close(ours, losses.sum(1) / real, rtol=1e-5, atol=1e-5)
+    assert (losses.mean(1) < ours).all(), "a mean over padding, as released, is diluted"

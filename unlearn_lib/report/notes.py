@@ -1,0 +1,60 @@
+"""Reproduction notes: what papers say, what their code does, and what each difference changes.
+
+The notes are `notebooks/differences.yaml`; what a difference changes is estimated, never written
+by hand.
+"""
+
+from collections.abc import Mapping
+from itertools import groupby
+from typing import Any
+
+import yaml
+
+from unlearn_lib.claims import in_words, with_interval
+from unlearn_lib.results import Items, compare, estimate
+from unlearn_lib.tables import Column, models_of
+from unlearn_lib.util import ROOT
+
+DIFFERENCES = ROOT / "notebooks" / "differences.yaml"
+
+
+def notes(items: Items, profile_name: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the differences by paper, each with `changes`: what it changes here, in sentences."""
+    differences = yaml.safe_load(DIFFERENCES.read_text(encoding="utf-8"))
+    for difference in differences:
+        matters = difference["matters"]
+        difference["changes"] = [matters] if isinstance(matters, str) else []
+        for reference in matters if isinstance(matters, list) else []:
+            absent = f"{reference['says']}: not measured in profile {profile_name}"
+            difference["changes"] += measured(reference, items) or [absent]
+    return {paper: list(group) for paper, group in groupby(differences, lambda each: each["paper"])}
+
+
+def measured(reference: Mapping[str, Any], items: Items) -> list[str]:
+    """Say what was measured of a reference, a line per model; nothing without items.
+
+    Args:
+        reference: task, metric, method, split and condition; `against`: what differs of what it is
+            compared with; `says`: what to read in it.
+    """
+    texts, against = [], reference.get("against", {})
+    column, other = Column(reference["metric"], reference.get("split")), {**reference, **against}
+    conditions = {"condition": reference.get("condition", "")}
+    methods = (reference["method"], other["method"])
+    for model in models_of(items, reference["task"]):
+        where: dict[str, Any] = {"task": reference["task"], "model": model, "split": column.split}
+        first = estimate(items, column.metric, method=methods[0], **conditions, **where)
+        second = estimate(
+            items, other["metric"], method=methods[1], condition=other.get("condition", ""), **where
+        )
+        if first is None or second is None:
+            continue
+        text = f"{column.heading} {in_words(column, first)}"
+        if against:
+            text += f" against {with_interval(Column(other['metric'], column.split), second)}"
+        if against and other["metric"] == column.metric:
+            where["other_condition"] = other.get("condition", "")
+            found = compare(items, column.metric, methods[0], methods[1], **conditions, **where)
+            text += f", difference {with_interval(column, found)}"
+        texts.append(f"{reference['says']}: {text}; {model.rsplit('/', 1)[-1]}")
+    return texts

@@ -1,0 +1,357 @@
+"""Make the models of a task: base, target, retain model, unlearned, guarded.
+
+Every stage is a run in the store: asking twice computes once, and a run that was interrupted goes
+on where it stopped.
+"""
+
+import functools
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from unlearn_lib import assets
+from unlearn_lib.assets import Asset
+from unlearn_lib.evaluation import Item, digest_of, single
+from unlearn_lib.guard.fit import fit_guard
+from unlearn_lib.guard.model import Guard
+from unlearn_lib.guard.search import zeroth_order
+from unlearn_lib.model import generate, scoring
+from unlearn_lib.model.loading import LanguageModel, load, load_chain, make_trainable, save
+from unlearn_lib.profile import ECO, PROMPTING, Profile, load_profile
+from unlearn_lib.settings import MethodSettings
+from unlearn_lib.source import code_of
+from unlearn_lib.store import Run, RunStore, Spec
+from unlearn_lib.tasks import BASE, RETAIN_MODEL, TARGET, TASK_CLASSES, Task, behind
+from unlearn_lib.tasks import guard_checks as checks
+from unlearn_lib.unlearn import losses, released, trainer
+from unlearn_lib.unlearn.methods import Method, find_method
+from unlearn_lib.unlearn.trainer import OnStep
+from unlearn_lib.util import digest, write_text
+
+Chain = tuple[Run, ...]
+"""The runs that made a model, in order; the first one's weights with the adapters of the others."""
+BEFORE = (BASE, TARGET, RETAIN_MODEL)
+TRAINING = ("unlearn_lib.unlearn.trainer", "unlearn_lib.model.loading")
+
+
+class Stages:
+    """Makes and loads the models of one task, with one base model and one seed.
+
+    Args:
+        profile: a loaded profile, or its name.
+        task: `harm`, `book`, `authors`, `continual`, `people` or `science`.
+        model: a hub id of the task's models; default the first.
+        seed: decides the rows of every step, the adapter's start and its dropout.
+    """
+
+    def __init__(
+        self, profile: Profile | str, task: str, model: str = "", seed: int | None = None
+    ) -> None:
+        self.profile = load_profile(profile) if isinstance(profile, str) else profile
+        if self.profile.offline:
+            os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        self.seed = self.profile.seeds[0] if seed is None else seed
+        self.settings = self.profile.task(task)
+        self.model = self.settings.model(model or self.settings.models[0].id)
+        self.store = RunStore(self.profile.results)
+        self.task: Task = TASK_CLASSES[task](self.settings, self.model.id, self._base_answers)
+        for name in self.settings.methods:
+            self._method(name)
+
+    def _method(self, name: str) -> tuple[Method, MethodSettings]:
+        settings = self.settings.method(name)
+        return find_method(settings.uses or name), settings
+
+    @functools.cached_property
+    def _base(self) -> tuple[Asset, tuple[str, ...]]:
+        """The base model's files, and the keys of the runs that made it (profile smoke)."""
+        weights, settings = self.task.weights, self.settings.pretrain
+        if settings is None:
+            return weights, ()
+        examples = self.task.pretraining()
+        whole = self.model.model_copy(update={"lora": None, "quantization": "none"})
+        spec = self._spec(
+            "pretrain",
+            {"teach": settings.model_dump(mode="json")},
+            data={"weights": weights.sha256, "examples": digest_of(examples)},
+            code=code_of(*TRAINING),
+        )
+
+        def compute(folder: Path) -> dict[str, Any]:
+            model = load(weights, whole, self.profile.device)
+            make_trainable(model, whole, seed=0)
+            outcome = trainer.teach(model, examples, settings, 0, folder / "checkpoints")
+            return _keep(model, outcome, folder)
+
+        run = self.store.get(spec, compute)
+        return Asset(self.model.id, run.folder / "model", "run", run.key), (run.key,)
+
+    def taught(self, kind: str = TARGET, on_step: OnStep | None = None) -> Chain:
+        """Teach the base model all of the task (`target`), or the retain set only.
+
+        Empty where the task teaches nothing, or the profile's model was taught already.
+        """
+        settings = getattr(self.settings, "teach", None)
+        if settings is None or kind == BASE:
+            return ()
+        asset, parents = self._base
+        lessons = self.task.lessons(kind, self.seed)
+        model_settings = self.model.model_copy(update={"lora": self.task.teach_lora})
+        spec = self._spec(
+            "teach",
+            {"teach": settings.model_dump(mode="json"), "seed": self.seed}
+            | {"model": model_settings.model_dump(mode="json")},
+            parents,
+            {"weights": asset.sha256, "lessons": digest([digest_of(each) for each in lessons])},
+            code_of(*TRAINING),
+        )
+
+        def compute(folder: Path) -> dict[str, Any]:
+            model = load(asset, model_settings, self.profile.device)
+            make_trainable(model, model_settings, self.seed)
+            outcome = self.task.teach(model, lessons, self.seed, folder, on_step)
+            return _keep(model, outcome, folder)
+
+        return (self.store.get(spec, compute, resumable=True),)
+
+    def unlearned(self, name: str, on_step: OnStep | None = None, part: str = "") -> Chain:
+        """Unlearn by one of the profile's methods; in a task of several parts up to `part`.
+
+        Args:
+            on_step: called with each step's report while it trains, for a live curve.
+            part: of the continual task; default: the last.
+        """
+        chain = self.taught() if self.task.starts_from == TARGET else ()
+        for each in self.task.parts[: self._parts_until(part)]:
+            chain = (*chain, self._unlearn(name, chain, each, on_step))
+        return chain
+
+    def _parts_until(self, part: str) -> int:
+        return self.task.parts.index(part) + 1 if part in self.task.parts else len(self.task.parts)
+
+    def _unlearn(self, name: str, before: Chain, part: str, on_step: OnStep | None) -> Run:
+        registered, settings = self._method(name)
+        own = self._own_answers(registered, settings)
+        answers = own.read("answers.json") if own else None
+        pools = self.task.pools(registered, settings, part, answers)
+        method, steps = self.task.steps(registered, settings, pools, self.seed)
+        chain = () if settings.start == "base" else before
+        used = (method.forget, method.retain, method.keep, losses.gradient_descent)
+        terms = {key: getattr(each, "__name__", each) for key, each in vars(method).items()}
+        leave_out = {"uses", "label", "checkpoint_every"}
+        spec = self._spec(
+            "unlearn",
+            {"method": settings.model_dump(mode="json", exclude=leave_out), "terms": terms}
+            | {"model": self.model.model_dump(mode="json"), "seed": self.seed},
+            tuple(run.key for run in chain) or self._base[1],
+            {"weights": self._base[0].sha256, "steps": _digest_of_steps(steps)},
+            code_of(*TRAINING, functions=used),
+        )
+
+        def compute(folder: Path) -> dict[str, Any]:
+            model, drawn = self._to_train(chain, settings), steps
+            if method.forget is losses.npo:
+                before_nll = scoring.answer_losses(model, pools.forget)[0].tolist()
+                scored = replace(pools, before=before_nll)
+                drawn = self.task.steps(registered, settings, scored, self.seed)[1]
+            if not self.task.trains_further(settings):
+                make_trainable(model, self.model, self.seed)
+            merged = settings.start == "merged" and method.retain is losses.forward_kl
+            outcome = trainer.unlearn(
+                model,
+                method,
+                settings,
+                pools,
+                self.seed,
+                folder / "checkpoints",
+                on_step,
+                steps=drawn,
+                frozen=self._load(()).model if merged else None,
+            )
+            empty = released.empty_share(steps) if settings.faults else 0.0
+            return _keep(model, outcome, folder) | {"empty_share": empty}
+
+        return self.store.get(spec, compute, resumable=True)
+
+    def _to_train(self, chain: Chain, settings: MethodSettings) -> LanguageModel:
+        further = self.task.trains_further(settings)
+        return self._load(chain, "trainable" if further else "merged")
+
+    def _own_answers(self, method: Method, settings: MethodSettings) -> Run | None:
+        """The base model's own answers to the retain questions, where a method keeps them."""
+        answer = self.task.own_answers(settings) if method.retain_answers == "own" else None
+        if answer is None:
+            return None
+        spec = self._spec(
+            "own_answers",
+            {"new_tokens": settings.own_tokens, "model": self._holding()},
+            self._base[1],
+            {"weights": self._base[0].sha256, "data": digest(self.settings.data)},
+            self._task_code(),
+        )
+
+        def compute(folder: Path) -> dict[str, Any]:
+            model = self._load(())
+            write_text(folder / "answers.json", json.dumps(answer(model)))
+            return {"hardware": model.hardware}
+
+        return self.store.get(spec, compute)
+
+    def _base_answers(self, prompts: Sequence[Sequence[int]]) -> list[str]:
+        """What the base model answers to prompts, from the store where it was asked before."""
+        settings = self.settings.evaluation
+        asked = settings.model_dump(include={"new_tokens", "batch_size"})
+        spec = self._spec(
+            "base_answers",
+            asked | {"model": self._holding()},
+            self._base[1],
+            {"weights": self._base[0].sha256, "prompts": digest(prompts)},
+            code_of("unlearn_lib.model.generate"),
+        )
+
+        def compute(folder: Path) -> dict[str, Any]:
+            model = self._load(())
+            texts = generate.answers(model, prompts, settings.new_tokens, settings.batch_size)
+            write_text(folder / "answers.json", json.dumps(texts))
+            return {"hardware": model.hardware}
+
+        return self.store.get(spec, compute).read("answers.json")
+
+    def guarded(self) -> Chain:
+        """Fit ECO's guard to the task and search its strength on the target.
+
+        Returns:
+            Two runs: the classifier with its threshold, and the guard with its strength.
+        """
+        settings, prompts = self.settings.guards.eco, self.task.guard_prompts
+        base = assets.find_model(settings.classifier.base)
+        reads = {"classifier", "threshold", "false_positive_rate"}
+        fit_spec = self._spec(
+            "fit_guard",
+            settings.model_dump(mode="json", include=reads) | {"seed": self.seed},
+            data={"base": base.sha256, "prompts": digest(vars(prompts))},
+            code=code_of("unlearn_lib.guard.fit"),
+        )
+
+        def fit(folder: Path) -> dict[str, Any]:
+            began = time.perf_counter()
+            sets = (prompts.forget, prompts.retain, prompts.calibration)
+            use_cpu = self.profile.device == "cpu"
+            guard = fit_guard(self.task.name, base.folder, *sets, settings, self.seed, use_cpu)
+            seconds = time.perf_counter() - began
+            guard.save(folder / "guard")
+            items = checks.guard_items(guard, prompts.held_out_forget, prompts.held_out_retain)
+            return {"seconds": seconds, "items": items}
+
+        classifier = self.store.get(fit_spec, fit)
+        chain = self.taught()
+        search_spec = self._spec(
+            "search",
+            settings.model_dump(mode="json", include={"corruption", "strength", "search"})
+            | {"seed": self.seed, "model": self._holding(), **self.task.reading()},
+            (classifier.key, *(run.key for run in chain), *self._base[1]),
+            {"weights": self._base[0].sha256, "data": digest(self.settings.data)},
+            self._task_code("unlearn_lib.guard.search"),
+        )
+
+        def search(folder: Path) -> dict[str, Any]:
+            began = time.perf_counter()
+            model = self.load(TARGET)
+            guard = Guard.load(classifier.folder / "guard", self.task.name)
+            guard = replace(guard, corruption=settings.corruption, seed=self.seed)
+            items: list[Item] = []
+            if settings.strength is None:
+                best = zeroth_order(self.task.objective(model, guard), settings.search)
+                guard = replace(guard, strength=best.strength)
+                items = [each for step in best.steps for each in _search_items(asdict(step))]
+            else:
+                guard = replace(guard, strength=settings.strength)
+            behind(model, guard, self.task.frame).model.save_pretrained(folder / "guard")
+            return {"seconds": time.perf_counter() - began, "items": items}
+
+        return classifier, self.store.get(search_spec, search)
+
+    def chain(self, name: str, part: str = "") -> Chain:
+        """The runs behind a model, by the name that it has in tables."""
+        if name in BEFORE or name == PROMPTING:
+            return self.taught(TARGET if name == PROMPTING else name)
+        if name == ECO:
+            return (*self.taught(), *self.guarded())
+        return self.unlearned(name, part=part)
+
+    def load(self, name: str, part: str = "") -> LanguageModel:
+        """Load a model by the name that it has in tables."""
+        last: Any = self.task.last_adapter
+        if name in (ECO, PROMPTING):
+            model = self._load(self.taught(), last)
+            if name == PROMPTING:
+                return model
+            guard = Guard.load(self.guarded()[-1].folder / "guard", self.task.name)
+            return behind(model, guard, self.task.frame)
+        chain = self.chain(name, part)
+        if name in self.settings.methods and self.settings.method(name).start != "merged":
+            chain = self.task.loaded(chain)
+        return self._load(chain, last, self._asset(name))
+
+    def _asset(self, name: str) -> Asset:
+        """The weights that a model's chain begins with; a retain model may have its own."""
+        given = getattr(self.settings, "retain_models", {}).get(self.model.id)
+        return assets.find_model(given) if given and name == RETAIN_MODEL else self._base[0]
+
+    def _load(
+        self, chain: Chain, last: Any = "merged", asset: Asset | None = None
+    ) -> LanguageModel:
+        folders = [run.folder for run in chain]
+        return load_chain(asset or self._base[0], folders, self.model, self.profile.device, last)
+
+    # What identifies a run.
+
+    def _spec(
+        self,
+        stage: str,
+        settings: dict[str, Any],
+        parents: tuple[str, ...] = (),
+        data: dict[str, str] | None = None,
+        code: str = "",
+    ) -> Spec:
+        return Spec(stage, settings, parents, dict(data or {}), code)
+
+    def _holding(self) -> dict[str, Any]:
+        """The settings that decide how the weights are held while a model answers."""
+        names = {"id", "precision", "quantization"}
+        return self.model.model_dump(mode="json", include=names) | {"all": self.model.lora is None}
+
+    def _task_code(self, *modules: str) -> str:
+        """The digest of the code that asks and measures; that which trains is left out."""
+        names = ("unlearn_lib.evaluation", type(self.task).__module__, *modules)
+        return code_of(*names, apart="unlearn_lib.unlearn.")
+
+    def _prefix(self, name: str) -> str:
+        """What stands before a model's questions: something for the prompting baseline only."""
+        settings = self.settings.guards.prompting
+        return settings.prefix.format(topic=self.task.topic) if name == PROMPTING else ""
+
+
+def _keep(model: LanguageModel, outcome: trainer.Outcome, folder: Path) -> dict[str, Any]:
+    save(model.model, model.tokenizer, folder / "model")
+    return trainer.keep(outcome, folder)
+
+
+def _search_items(step: dict[str, Any]) -> list[Item]:
+    values = {
+        "search_strength": "strength",
+        "search_objective": "objective",
+        "model_calls": "calls",
+    }
+    return [
+        single(metric, step[key], "search", f"{step['step']:02d}") for metric, key in values.items()
+    ]
+
+
+def _digest_of_steps(steps: Sequence[Any]) -> str:
+    groups = ("forget", "mismatch", "keep", "retain")
+    return digest([[digest_of(getattr(step, name)) for name in groups] for step in steps])

@@ -1,0 +1,197 @@
+"""Stored results: a profile's items and their origin, what runs cost, what is done and open.
+
+This machine's results lie under `results/<profile>`; the committed ones, without any text, under
+`results/reference/<profile>`.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from unlearn_lib.profile import Profile
+from unlearn_lib.results import Items
+from unlearn_lib.store import provenance
+from unlearn_lib.util import ROOT, CompanionError, slug, write_text
+
+NOTEBOOKS = {
+    "01_harmful_unlearning": ("harm",),
+    "02_lotr_implant_then_forget": ("book",),
+    "04_closer_look": ("authors", "continual", "people"),
+    "03_eco_comparison": ("science", "authors", "book"),
+}
+"""The notebooks that compute, in the order in which they run, and the tasks that each shows."""
+TOUR, GALLERY = "00_start_here", "05_figures_and_tables"
+THIS_MACHINE, REFERENCE = "this machine", "reference results"
+FILES = ("items.parquet", "origin.json", "costs.csv")
+COST_COLUMNS = "kind name key seed seconds peak_memory_bytes commit".split()
+MEGABYTE = 1024**2  # of Snakemake's max_rss
+
+
+@dataclass(frozen=True)
+class Job:
+    """One notebook to execute: with a model and a seed, or as it is."""
+
+    notebook: str
+    model: str | None = None
+    seed: int | None = None
+
+    @property
+    def name(self) -> str:
+        """`01_harmful_unlearning__opt-1.3b__s1`, or the notebook's own name without a model."""
+        if self.model is None:
+            return self.notebook
+        return f"{self.notebook}__{slug(self.model)}__s{self.seed}"
+
+
+def notebook_jobs(profile: Profile) -> list[Job]:
+    """The notebooks of a profile: the tour, one per notebook, model and seed, the figures."""
+    running = profile.running()
+    jobs = []
+    for notebook, tasks in NOTEBOOKS.items():
+        settings = [running[task] for task in tasks if task in running]  # type: ignore[index]
+        if notebook.startswith("03"):
+            settings = [each for each in settings if each.guard_names]
+        models = dict.fromkeys(model.id for each in settings for model in each.models)
+        jobs += [Job(notebook, model, seed) for model in models for seed in profile.seeds]
+    return jobs if profile.own_book else [Job(TOUR), *jobs, Job(GALLERY)]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A profile's items, the provenance of the process that collected them, and where they lie."""
+
+    items: Items
+    origin: dict[str, Any]
+    where: str
+    folder: Path
+
+    @property
+    def figures(self) -> Path:
+        """Where figures and tables of these results lie: with them, or in the committed folder."""
+        own = self.where == THIS_MACHINE
+        return self.folder / "figures" if own else ROOT / "figures" / self.folder.name
+
+    @property
+    def texts(self) -> list[dict[str, Any]]:
+        """A few texts of each task and model, as columns; none of the committed results."""
+        path = self.folder / "texts.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+    @property
+    def costs(self) -> pd.DataFrame:
+        """A row per notebook and run: seconds, peak memory, commit."""
+        path = self.folder / "costs.csv"
+        texts = dict.fromkeys(("kind", "name", "key", "seed", "commit"), str)
+        return pd.read_csv(path, dtype=texts).fillna(dict.fromkeys(texts, ""))
+
+
+def collect(profile: Profile) -> Path:
+    """Join the items of every task, model and seed into `items.parquet`, with origin and costs.
+
+    Everything comes from the store; what is missing there is computed. A few texts of the first
+    seed go into `texts.json`, for the report; they are never committed.
+    """
+    from unlearn_lib.experiment import Experiment
+
+    parts, texts = [], []
+    for task, settings in profile.running().items():
+        for model in settings.models:
+            for seed in profile.seeds:
+                experiment = Experiment(profile, task, model.id, seed)
+                parts.append(experiment.items())
+                if seed == profile.seeds[0]:
+                    rows = experiment.examples().to_dict("list")
+                    texts.append({"task": task, "model": model.id, "rows": rows})
+    frame = pd.concat(parts, ignore_index=True)
+    write_text(profile.results / "texts.json", json.dumps(texts, ensure_ascii=False))
+    origin = provenance() | {"profile": profile.name, "runs": sorted(set(frame["run"]))}
+    write_text(profile.results / "origin.json", json.dumps(origin, indent=1, sort_keys=True) + "\n")
+    costs = cost_table(profile.results).to_csv(index=False, float_format="%.6g")
+    write_text(profile.results / "costs.csv", costs)
+    path = profile.results / "items.parquet"
+    partial = path.with_suffix(".partial")
+    frame.to_parquet(partial, index=False)
+    partial.replace(path)
+    return path
+
+
+def keep_as_reference(profile: Profile) -> Path:
+    """Copy a profile's items, origin and costs to `results/reference`; no text is copied."""
+    target = ROOT / "results" / "reference" / profile.name
+    for name in FILES:
+        if not (profile.results / name).is_file():
+            raise CompanionError(f"There is no {name} to keep; run `{profile.command}`.")
+    target.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        (target / name).write_bytes((profile.results / name).read_bytes())
+    return target
+
+
+def stored(profile: Profile) -> Stored:
+    """Return a profile's results: this machine's, or without any the committed ones.
+
+    Raises:
+        CompanionError: neither exists, or they are damaged; names the command that makes them.
+    """
+    reference = ROOT / "results" / "reference" / profile.name
+    for folder, where in ((profile.results, THIS_MACHINE), (reference, REFERENCE)):
+        if (folder / "items.parquet").is_file():
+            try:
+                frame = pd.read_parquet(folder / "items.parquet")
+                origin = json.loads((folder / "origin.json").read_text())
+            except (OSError, ValueError) as error:
+                raise CompanionError(
+                    f"The results in {folder} are damaged ({error}); delete items.parquet there "
+                    f"and run `{profile.command}`."
+                ) from error
+            return Stored(Items(frame), origin, where, folder)
+    raise CompanionError(
+        f"There are no results of profile {profile.name}; run `{profile.command}`."
+    )
+
+
+def cost_table(folder: Path) -> pd.DataFrame:
+    """A row per notebook and per run below a folder of results, with COST_COLUMNS."""
+    rows = [_notebook_cost(path) for path in sorted(folder.glob("logs/*.tsv"))]
+    rows += [_run_cost(path.parent) for path in sorted(folder.glob("runs/*/run.json"))]
+    table = pd.DataFrame(rows, columns=COST_COLUMNS)
+    return table.sort_values(["kind", "name", "key"], ignore_index=True)
+
+
+def _notebook_cost(path: Path) -> dict[str, Any]:
+    measured = pd.read_csv(path, sep="\t", na_values=["-"]).iloc[-1]
+    seed = path.stem.rpartition("__s")[2] if "__s" in path.stem else ""
+    row = {"kind": "notebook", "name": path.stem, "key": "", "seed": seed, "commit": ""}
+    memory = measured["max_rss"] * MEGABYTE
+    return row | {"seconds": measured["s"], "peak_memory_bytes": memory}
+
+
+def _run_cost(folder: Path) -> dict[str, Any]:
+    record = json.loads((folder / "run.json").read_text())
+    origin = json.loads((folder / "provenance.json").read_text())
+    git, seed = origin["git"], origin.get("seed")
+    return {
+        "kind": "run",
+        "name": record["stage"],
+        "key": record["key"],
+        "seed": "" if seed is None else str(seed),
+        "seconds": origin["wall_seconds"],
+        "peak_memory_bytes": origin["peak_memory_bytes"],
+        "commit": (git["commit"] or "") + ("+" if git["dirty"] else ""),
+    }
+
+
+def status(profile: Profile) -> str:
+    """Describe what is done and what is open, one line each."""
+    lines = [f"profile {profile.name}"]
+    for job in notebook_jobs(profile):
+        done = (profile.results / "notebooks" / f"{job.name}.ipynb").is_file()
+        lines.append(f"  {'done' if done else 'open'}  {job.name}")
+    runs = cost_table(profile.results).query("kind == 'run'").rename(columns={"name": "stage"})
+    lines += [f"  run {r.key[:10]}  {r.stage:<14} {r.seconds:8.1f} s" for r in runs.itertuples()]
+    begun = [path for path in profile.results.glob("partial/*") if path.is_dir()]
+    lines.append(f"  {len(runs)} runs stored, {len(begun)} begun and not finished")
+    return "\n".join(lines)
