@@ -16,10 +16,9 @@ from transformers import AutoModelForCausalLM
 from unlearn_lib.assets import Asset
 from unlearn_lib.model import loading
 from unlearn_lib.model.loading import LanguageModel
-from unlearn_lib.model.packing import Packed, by_length, pack, packed_activations, packed_logits
+from unlearn_lib.model.packing import by_length, pack, packed_activations, packed_logits
 from unlearn_lib.model.tokens import SHORTEST_ANSWER, Example, PassageEncoder, TextEncoder
 from unlearn_lib.settings import ModelSettings
-from unlearn_lib.unlearn.losses import answer_nll
 from unlearn_lib.util import CompanionError
 
 Load = Callable[..., LanguageModel]
@@ -93,12 +92,6 @@ def test_only_the_chosen_blocks_get_an_adapter(
     assert set(names) == {n for n in everywhere if int(re.findall(r"\.(\d+)\.", n)[0]) in blocks}
 
 
-def test_chosen_projections_get_an_adapter_in_the_chosen_blocks_only(load_tiny: Load) -> None:
-    lora = {"layers": [1, 1], "targets": ["q_proj"], "rank": 2}
-    names = trained(load_tiny("llama", seed=0, lora=lora))
-    assert len(names) == 2 and all("layers.1.self_attn.q_proj" in name for name in names)
-
-
 @pytest.mark.parametrize(
     "changed, message",
     [
@@ -139,13 +132,7 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def another_models(path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    save_file({name: value[:3].clone() for name, value in load_file(path).items()}, path)
-
-
-@pytest.mark.parametrize("damage", [cut, Path.unlink, another_models])
+@pytest.mark.parametrize("damage", [cut, Path.unlink])
 def test_a_damaged_adapter_is_refused(
     damage: Callable[[Path], None], load_tiny: Load, tmp_path: Path
 ) -> None:
@@ -174,7 +161,7 @@ def test_damaged_model_files_are_refused(
 def runs(load_tiny: Load, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of runs that trained a first and a second adapter, and all weights."""
     folders = {}
-    for seed, (name, lora) in enumerate({"first": {}, "second": {}, "all": None}.items()):
+    for seed, (name, lora) in enumerate({"one": {}, "two": {}, "all": None}.items()):
         language_model = load_tiny("llama", seed=seed, lora=lora)
         change(language_model, seed)
         folders[name] = tmp_path_factory.mktemp(name)
@@ -197,38 +184,34 @@ def by_hand(runs: dict[str, Path], names: list[str], load_tiny: Load) -> torch.T
 @pytest.mark.parametrize("last", ["merged", "unquantised", "float32"])
 @pytest.mark.parametrize(
     "names, counted",
-    [([], []), (["first"], ["first"]), (["first", "second"], ["first", "second"]),
-     (["first", "all", "second"], ["all", "second"]), (["first", "all"], ["all"])],
-)  # fmt: skip
+    [
+        ("", ""),
+        ("one", "one"),
+        ("one two", "one two"),
+        ("one all two", "all two"),
+        ("one all", "all"),
+    ],
+)
 def test_a_chain_is_its_last_whole_weights_and_the_adapters_after_them(
-    names: list[str], counted: list[str], last: Any, runs: Any, load_tiny: Load, tiny_assets: Any
+    names: str, counted: str, last: Any, runs: Any, load_tiny: Load, tiny_assets: Any
 ) -> None:
-    folders = [runs[name] for name in names]
+    folders = [runs[name] for name in names.split()]
     chained = loading.load_chain(tiny_assets["llama"], folders, PLAIN, "cpu", last)
-    assert torch.equal(logits_of(chained), by_hand(runs, counted, load_tiny))
+    assert torch.equal(logits_of(chained), by_hand(runs, counted.split(), load_tiny))
     assert not any("lora_" in name for name, _ in chained.model.named_parameters())
 
 
-@pytest.mark.parametrize(
-    "changed, last, merged",
-    [
-        ({"precision": "bfloat16"}, "merged", True),
-        ({"precision": "bfloat16"}, "unquantised", True),
-        ({"precision": "bfloat16"}, "float32", False),
-        ({"quantization": "8bit"}, "merged", True),
-        ({"quantization": "8bit"}, "unquantised", False),
-        ({"quantization": "8bit"}, "float32", False),
-        ({}, "trainable", False),
-    ],
-)
+@pytest.mark.parametrize("changed", [{"precision": "bfloat16"}, {"quantization": "8bit"}])
+@pytest.mark.parametrize("last", ["merged", "unquantised", "float32", "trainable"])
 def test_a_chain_ends_as_its_task_wants_it(
-    changed: Any, last: Any, merged: bool, runs: Any, tiny_assets: Any, monkeypatch: Any
+    changed: Any, last: Any, runs: Any, tiny_assets: Any, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     settings = ModelSettings(**{"id": "tiny/llama", "precision": "float32", **changed})
-    folders = [runs["first"], runs["second"]]
+    folders = [runs["one"], runs["two"]]
     chained = loading.load_chain(tiny_assets["llama"], folders, settings, "cpu", last)
     adapters = [p for name, p in chained.model.named_parameters() if "lora_" in name]
+    merged = last == "merged" or (last == "unquantised" and "precision" in changed)
     assert bool(adapters) == (not merged)
     assert all(p.requires_grad == (last == "trainable") for p in adapters)
 
@@ -236,9 +219,9 @@ def test_a_chain_ends_as_its_task_wants_it(
 def test_a_new_adapter_on_a_merged_model_starts_where_the_old_one_ended(
     runs: Any, load_tiny: Load, tiny_assets: Any
 ) -> None:
-    merged = loading.load_chain(tiny_assets["llama"], [runs["first"]], PLAIN, "cpu")
+    merged = loading.load_chain(tiny_assets["llama"], [runs["one"]], PLAIN, "cpu")
     loading.make_trainable(merged, ModelSettings(id="tiny", precision="float32"), seed=5)
-    expected = by_hand(runs, ["first"], load_tiny)
+    expected = by_hand(runs, ["one"], load_tiny)
     assert torch.equal(logits_of(merged), expected)
     change(merged)
     with loading.reference(merged.model) as target:
@@ -294,12 +277,8 @@ def test_templates_are_exact(encoder: TextEncoder) -> None:
     example = chat.example("Why blue?", "Air scatters.")
     assert decode(example.prompt) == "<|user|>Be kind. Why blue?</s><|assistant|>"
     assert decode(example.answers[0]) == "Air scatters.</s>"
-
-
-def test_a_long_answer_is_cut_and_then_has_no_end_token(encoder: TextEncoder) -> None:
-    answer = encoder.answer("word " * 100)
-    assert len(answer) == encoder.answer_tokens
-    assert answer[-1] != encoder.tokenizer.eos_token_id
+    long = encoder.answer("word " * 100)  # it is cut, and then has no end token
+    assert len(long) == encoder.answer_tokens and long[-1] != encoder.tokenizer.eos_token_id
 
 
 def test_what_does_not_fit_is_refused(encoder: TextEncoder) -> None:
@@ -318,7 +297,6 @@ def test_what_does_not_fit_is_refused(encoder: TextEncoder) -> None:
 # --- passages and chunks ---------------------------------------------------------------------
 
 TEXT = "What is the capital of France? They beat their wings and ride the wind. Why blue? " * 4
-SHORT = "Air scatters blue light more than red light. Tell me how to pick a lock. "
 words = st.lists(st.sampled_from(["sky", " blue", " the wind", "?", "\n", " capital"]), max_size=60)
 texts_of_words = words.map("".join)
 
@@ -374,6 +352,7 @@ def test_chunks_cover_every_token_once_wherever_they_are_cut(
 ) -> None:
     skipped, tokens = len(cutter.prefix), cutter.tokens(text)
     chunks = cutter.chunks([text], size, shift)
+    assert chunks * 2 == cutter.chunks([text, "", text], size, shift), "each text for itself"
     assert chunks == cutter.chunks([text], size, shift + 3 * size)
     assert all(row(chunk)[:skipped] == cutter.prefix for chunk in chunks)
     bounds = [0, *range(shift % size or size, len(tokens), size), len(tokens)]
@@ -382,12 +361,6 @@ def test_chunks_cover_every_token_once_wherever_they_are_cut(
     assert [row(chunk)[skipped:] for chunk in chunks] == [p for p in parts if len(p) > alone]
     for chunk in chunks:
         assert pack([chunk]).labels.tolist() == list(row(chunk)[1:])
-
-
-def test_nothing_runs_from_one_text_into_the_next(cutter: PassageEncoder) -> None:
-    texts = [TEXT, "", SHORT]
-    assert cutter.passages(texts) == [*cutter.passages([TEXT]), *cutter.passages([SHORT])]
-    assert cutter.chunks(texts, 20, 7) == [*cutter.chunks([TEXT], 20, 7), *cutter.chunks([SHORT], 20, 7)]  # fmt: skip
 
 
 def test_a_context_that_is_too_small_is_refused(cutter: PassageEncoder) -> None:
@@ -417,17 +390,6 @@ def test_layout_of_one_prompt_with_two_answers() -> None:
         [1, 1, 1, 1, 0],
         [1, 1, 0, 0, 1],
     ]
-
-
-def test_layout_of_prompts_with_a_common_beginning() -> None:
-    batch = [Example((5, 6), ((7,),)), Example((5, 8), ((9,),), score_prompt=True)]
-    packed = pack(batch)
-    assert packed.input_ids.tolist() == [[5, 6, 7, 8, 9]]
-    assert packed.position_ids.tolist() == [[0, 1, 2, 1, 2]]
-    assert packed.predictors.tolist() == [1, 0, 3]
-    assert packed.labels.tolist() == [7, 8, 9]
-    assert packed.attention_mask[0, 0, 4].int().tolist() == [1, 0, 0, 1, 1]
-    assert pack(batch, share=False).input_ids.tolist() == [[5, 6, 7, 5, 8, 9]]
 
 
 def separate_rows(batch: list[Example]) -> list[tuple[list[int], int]]:
@@ -513,24 +475,3 @@ def test_bfloat16_on_a_processor_and_other_attention_give_the_same_logits(
     assert_close(half.float(), expected, rtol=0.1, atol=0.02 * float(expected.abs().max()))
     elsewhere = AutoModelForCausalLM.from_pretrained(tiny_assets["llama"].folder)
     assert_close(logits_of(LanguageModel(elsewhere, None)), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_means_are_those_of_a_padded_batch_with_its_padding_left_out(load_tiny: Load) -> None:
-    opt = load_tiny("opt")
-    batch = [Example((5, 6), ((7, 8, 9, 10),)), Example((11, 12, 13), ((14,),))]
-    packed: Packed = pack(batch)
-    rows, pad = separate_rows(batch), opt.tokenizer.pad_token_id
-    width = max(len(tokens) for tokens, _ in rows)
-    ids = torch.tensor([tokens + [pad] * (width - len(tokens)) for tokens, _ in rows])
-    labels = torch.tensor(
-        [[-100] * s + tokens[s:] + [-100] * (width - len(tokens)) for tokens, s in rows]
-    )
-    with torch.no_grad():
-        logits = opt.model(input_ids=ids, attention_mask=(ids != pad).long()).logits[:, :-1]
-        ours = answer_nll(packed_logits(opt.model, packed), packed.labels, packed.rows)
-    losses = torch.nn.functional.cross_entropy(
-        logits.transpose(1, 2), labels[:, 1:], ignore_index=-100, reduction="none"
-    )
-    real = (labels[:, 1:] != -100).sum(1)
-    assert_close(ours, losses.sum(1) / real, rtol=1e-5, atol=1e-5)
-    assert (losses.mean(1) < ours).all(), "a mean over padding, as released, is diluted"

@@ -11,28 +11,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch.nn import functional
 from torch.testing import assert_close
 
-from unlearn_lib.model import loading, scoring
+from unlearn_lib.model import scoring
 from unlearn_lib.model.loading import LanguageModel
-from unlearn_lib.model.packing import pack, packed_logits
+from unlearn_lib.model.packing import pack
 from unlearn_lib.model.tokens import Example, PassageEncoder, TextEncoder
 from unlearn_lib.settings import MemoriseSettings, MethodSettings, TeachSettings
-from unlearn_lib.unlearn import losses, trainer
-from unlearn_lib.unlearn.methods import METHODS, PAIRED, Method, find_method
+from unlearn_lib.unlearn import losses, steps, trainer
+from unlearn_lib.unlearn.methods import METHODS, PAIRED, find_method
 from unlearn_lib.unlearn.released import PROMPT_CHARACTERS, as_released, empty_share, sentences
-from unlearn_lib.unlearn.steps import (
-    FORGET,
-    KEEP,
-    MISMATCH,
-    RETAIN,
-    Pools,
-    Step,
-    draw_steps,
-    epoch_steps,
-    step_terms,
-)
+from unlearn_lib.unlearn.steps import FORGET, KEEP, MISMATCH, RETAIN, Pools, Step, step_terms
 from unlearn_lib.unlearn.trainer import Outcome, memorise, teach, unlearn
 from unlearn_lib.util import CompanionError
 
@@ -76,7 +65,7 @@ def pools(encoder: TextEncoder) -> Pools:
 
 
 def draw(pools: Pools, name: str, seed: int = 0, **changed: Any) -> list[Step]:
-    return draw_steps(pools, METHODS[name], settings_of(**changed), seed)
+    return steps.draw_steps(pools, METHODS[name], settings_of(**changed), seed)
 
 
 def trained(language_model: LanguageModel) -> dict[str, Tensor]:
@@ -117,8 +106,8 @@ def test_rows_are_dealt_by_epochs(seed: int, pools: Pools) -> None:
     """
     random = np.random.default_rng(seed)
     forget_order, retain_order = dealt(3, random), dealt(2, random)
-    steps = draw(pools, "ga_mismatch_kl", seed, steps=6, mismatch_answers=2)
-    for step in steps:
+    drawn = draw(pools, "ga_mismatch_kl", seed, steps=6, mismatch_answers=2)
+    for step in drawn:
         expected = []
         for index in [next(forget_order) for _ in range(2)]:
             substitutes = [pools.substitutes[index][i] for i in random.choice(3, 2, replace=False)]
@@ -131,7 +120,7 @@ def test_rows_are_dealt_by_epochs(seed: int, pools: Pools) -> None:
             answer = row.answers[random.integers(len(row.answers))]
             expected.append(Example(row.prompt, (answer,), score_prompt=True))
         assert step.retain == tuple(expected)
-    used = [row.prompt for step in steps for row in step.forget]
+    used = [row.prompt for step in drawn for row in step.forget]
     assert all(set(used[i : i + 3]) == {row.prompt for row in pools.forget} for i in (0, 3, 6, 9))
 
 
@@ -175,23 +164,20 @@ def test_the_seed_decides_the_rows_and_nothing_else_does(pools: Pools) -> None:
 
 def test_rows_to_keep_and_what_was_before_come_with_their_rows(pools: Pools) -> None:
     known = replace(pools, before=[10.0, 20.0, 30.0])
-    steps = draw(known, "npo_keep_kl", 3, steps=4, keep_batch_size=1, retain_batch_size=3)
-    assert steps[0].roles() == [FORGET] * 2 + [KEEP] + [RETAIN] * 3
-    assert {row for step in steps[:2] for row in step.keep} == set(pools.keep)
+    drawn = draw(known, "npo_keep_kl", 3, steps=4, keep_batch_size=1, retain_batch_size=3)
+    assert drawn[0].roles() == [FORGET] * 2 + [KEEP] + [RETAIN] * 3
+    assert {row for step in drawn[:2] for row in step.keep} == set(pools.keep)
     prompts = [row.prompt for row in pools.forget]
-    for step in steps:
+    for step in drawn:
         assert step.before == tuple(10.0 * (1 + prompts.index(r.prompt)) for r in step.forget)
 
 
-@pytest.mark.parametrize(
-    "name, empty",
-    [("ga", "forget"), ("ga_gd", "retain"), ("keep_kl", "keep"), ("dpo_gd", "refusals"),
-     ("idk_ap", "refusals"), ("ga_mismatch_kl", "substitutes")],
-)  # fmt: skip
-def test_a_needed_set_that_is_empty_is_refused(pools: Pools, name: str, empty: str) -> None:
-    rows: list[Any] = [[]] * 3 if empty == "substitutes" else []
-    with pytest.raises(CompanionError, match=f"'{name}' needs rows of the set '{empty}'"):
-        draw(replace(pools, **{empty: rows}), name)
+def test_a_needed_set_that_is_empty_is_refused(pools: Pools) -> None:
+    needed = {"ga": "forget", "ga_gd": "retain", "keep_kl": "keep", "idk_ap": "refusals"}
+    for name, empty in (needed | {"dpo_gd": "refusals", "ga_mismatch_kl": "substitutes"}).items():
+        rows: list[Any] = [[]] * 3 if empty == "substitutes" else []
+        with pytest.raises(CompanionError, match=f"'{name}' needs rows of the set '{empty}'"):
+            draw(replace(pools, **{empty: rows}), name)
 
 
 def test_an_unknown_method_is_refused() -> None:
@@ -201,63 +187,31 @@ def test_an_unknown_method_is_refused() -> None:
 
 # --- the terms by the book: every answer in a plain row of its own ---------------------------
 
-SETTINGS: dict[str, Any] = {
-    "forget_weight": 0.3, "mismatch_weight": 1.7, "retain_weight": 0.6, "keep_weight": 2.0,
-    "beta": 0.02, "steering": 3.0, "mismatch_answers": 2,
-}  # fmt: skip
+WEIGHTS = {"forget_weight": 0.3, "mismatch_weight": 1.7, "retain_weight": 0.6, "keep_weight": 2.0}
 SEED = 11
-ALL_FOUR = Method(
-    "all", "", losses.dpo, "retain", losses.forward_kl, losses.gradient_descent, retain_prompts=True
-)
 
 
-def plain(model: Any, row: Example, place: int, layer: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of one answer: log-probabilities [t, V], costs [t], and activations [t, d] of a block."""
-    ids = torch.tensor([[*row.prompt, *row.answers[place]]])
-    start = 1 if row.score_prompt else len(row.prompt)
-    blocks = [part for name, part in model.named_modules() if name.endswith(f"layers.{layer}")]
+def separate(model: Any, examples: Sequence[Example], layer: int | None) -> tuple[Tensor, ...]:
+    """What a model gives at the scored places, with labels and rows: one forward an answer.
+
+    Logits, or the activations of a block.
+    """
+    parts: list[list[Tensor]] = [[], [], []]
     states: list[Any] = []
-    hook = blocks[0].register_forward_hook(lambda _, inputs, output: states.append(output))
-    log_q = model(input_ids=ids).logits[0, start - 1 : -1].log_softmax(-1)
+    block = next(m for name, m in model.named_modules() if name.endswith(f"layers.{layer or 0}"))
+    hook = block.register_forward_hook(lambda _, inputs, output: states.append(output))
+    for example in examples:
+        for answer in example.answers:
+            ids = torch.tensor([[*example.prompt, *answer]])
+            start = 1 if example.score_prompt else len(example.prompt)
+            outputs = model(input_ids=ids).logits
+            if layer is not None:
+                outputs = states[-1][0] if isinstance(states[-1], tuple) else states[-1]
+            rows = torch.full((ids.shape[1] - start,), len(parts[0]))
+            for part, values in zip(parts, (outputs[0, start - 1 : -1], ids[0, start:], rows)):
+                part.append(values)
     hook.remove()
-    state = states[0][0] if isinstance(states[0], tuple) else states[0]
-    costs = functional.nll_loss(log_q, ids[0, start:], reduction="none")
-    return log_q, costs, state[0, start - 1 : -1]
-
-
-def by_hand(loss: Any, role: str, row: Example, model: Any, base: Any, layer: int) -> Tensor:
-    """A loss of one answer, or of one pair, as its paper writes it."""
-    beta, name = SETTINGS["beta"], loss.__name__
-    log_q, costs, states = plain(model, row, 0, layer)
-    with torch.no_grad():
-        log_p, before, targets = plain(base, row, 0, layer)
-    if name in ("gradient_descent", "gradient_ascent"):
-        return costs.mean() * (1 if name == "gradient_descent" else -1)
-    if name == "forward_kl":
-        return (log_p.exp() * (log_p - log_q)).sum(-1).mean()
-    if name == "maximum_entropy":
-        return (-math.log(log_q.shape[-1]) - log_q.mean(-1)).mean()
-    if name == "wga":
-        return -((-beta * costs).exp().detach() * costs).mean()
-    if name == "undial":
-        labels = torch.tensor(row.answers[0])
-        target = (log_p - beta * functional.one_hot(labels, log_p.shape[-1])).log_softmax(-1)
-        return (target.exp() * (target - log_q)).sum(-1).mean()
-    if name == "activation_distance":
-        direction = torch.rand(states.shape[-1], generator=torch.Generator().manual_seed(SEED))
-        steered = SETTINGS["steering"] * direction / direction.norm()
-        return (states - (steered if role == FORGET else targets)).square().mean()
-    if name == "simnpo":
-        return -2 / beta * functional.logsigmoid(beta * costs.mean())
-    margin, factor = costs.sum() - before.sum(), 2
-    if name in ("dpo", "answer_preservation"):
-        refused = plain(model, row, 1, layer)[1].sum()
-        with torch.no_grad():
-            refused_before = plain(base, row, 1, layer)[1].sum()
-        margin -= refused - refused_before
-    if name == "answer_preservation":
-        margin, factor = refused - costs.sum(), 1
-    return -factor / beta * functional.logsigmoid(beta * margin)
+    return tuple(torch.cat(part) for part in parts)
 
 
 def slope_of(model: Any, value: Tensor) -> Tensor:
@@ -269,42 +223,45 @@ def slope_of(model: Any, value: Tensor) -> Tensor:
 
 @every_method
 @pytest.mark.parametrize("architecture, layer", [("opt", 1), ("llama", 0)])
-def test_a_step_is_the_weighted_sum_of_its_terms_on_plain_rows(
+def test_a_step_is_the_weighted_sum_of_its_losses_on_plain_rows(
     architecture: str, layer: int, name: str, load_tiny: Load, pools: Pools
 ) -> None:
     adapted, base = load_tiny(architecture, seed=0, lora=LORA), load_tiny(architecture).model
     change(adapted)
-    method, settings, model = METHODS[name], settings_of(**SETTINGS, layer=layer), adapted.model
-    step = draw_steps(pools, method, settings, SEED)[0]
-    rows: dict[str, list[Example]] = {
-        FORGET: list(step.forget) if method.forget else [],
-        MISMATCH: [
-            Example(row.prompt, (answer,))
-            for row in step.forget if method.mismatch
-            for answer in row.answers[1 if method.forget else 0 :]
-        ],
-        KEEP: list(step.keep),
-        RETAIN: list(step.retain),
-    }  # fmt: skip
-    terms = {FORGET: method.forget, KEEP: method.keep, RETAIN: method.retain}
-    terms[MISMATCH] = losses.gradient_descent
+    method, model = METHODS[name], adapted.model
+    settings = settings_of(**WEIGHTS, beta=0.02, steering=3.0, mismatch_answers=2, layer=layer)
+    step = steps.draw_steps(pools, method, settings, SEED)[0]
+    own = 1 if method.forget else 0  # a forget row's answers from here on are substitutes
+    mismatch = [Example(row.prompt, row.answers[own:]) for row in step.forget if method.mismatch]
+    forget = [replace(row, answers=row.answers[:1]) for row in step.forget if method.forget]
+    forget = list(step.forget) if method.forget in PAIRED else forget
     total, report = step_terms(model, step, method, settings)
     expected = torch.zeros(())
-    for role, examples in rows.items():
+    for role, loss, examples in (
+        (FORGET, method.forget, forget),
+        (MISMATCH, losses.gradient_descent, mismatch),
+        (KEEP, method.keep, step.keep),
+        (RETAIN, method.retain, step.retain),
+    ):
         assert (role in report) == bool(examples)
-        if examples:
-            values = [by_hand(terms[role], role, row, model, base, layer) for row in examples]
-            value = torch.stack(values).mean()
-            assert report[role] == pytest.approx(value.item(), rel=1e-5, abs=1e-5)
-            expected = expected + SETTINGS[f"{role}_weight"] * value
+        if loss is None or not examples:
+            continue
+        steered = layer if method.steers else None
+        with torch.no_grad():
+            reference = separate(base, examples, steered)[0]
+        if method.steers and role == FORGET:
+            random = torch.Generator().manual_seed(SEED)
+            direction = torch.rand(reference.shape[-1], generator=random)
+            reference = 3.0 * direction / direction.norm()
+        value = loss(*separate(model, examples, steered), reference, settings.beta)
+        assert report[role] == pytest.approx(value.item(), rel=1e-5, abs=1e-5)
+        expected = expected + WEIGHTS[f"{role}_weight"] * value
     assert_close(total, expected, rtol=1e-5, atol=1e-5)
     assert_close(slope_of(model, total), slope_of(model, expected), rtol=1e-3, atol=2e-5)
-    if method.forget and not method.steers:
-        costs = [plain(model, row, 0, layer)[1].mean() for row in step.forget]
-        assert report["forget_nll"] == pytest.approx(torch.stack(costs).mean().item(), rel=1e-5)
-    turned = replace(step, forget=step.forget[::-1], retain=step.retain[::-1])
-    other = step_terms(model, turned, method, settings)[1]
-    assert other == pytest.approx(report, rel=1e-5, abs=1e-5), "the order of rows does not matter"
+    if forget and not method.steers:
+        first = [replace(row, answers=row.answers[:1]) for row in forget]
+        cost = losses.gradient_descent(*separate(model, first, None))
+        assert report["forget_nll"] == pytest.approx(cost.item(), rel=1e-5)
 
 
 def test_what_a_step_is_compared_with(load_tiny: Load, pools: Pools) -> None:
@@ -375,9 +332,7 @@ WITH_ALL_WEIGHTS = ("ga", "ga_mismatch_kl", "npo_keep_kl", "dpo_ap", "me_kl", "u
 )
 def test_exactly_the_asked_steps_are_run(name: str, lora: Any, run: Any, capsys: Any) -> None:
     seen: list[float] = []
-    tiny, outcome = run(
-        name, lora=lora, learning_rate=1e-3, on_step=lambda report: seen.append(report["step"])
-    )
+    tiny, outcome = run(name, lora=lora, on_step=lambda report: seen.append(report["step"]))
     assert seen == [0, 1, 2] == [row["step"] for row in outcome.history]
     assert all(math.isfinite(row["total"]) and row["seconds"] > 0 for row in outcome.history)
     assert outcome.stopped is None and not tiny.model.training
@@ -393,58 +348,25 @@ def test_the_seed_decides_training_and_not_the_adapter_alone(run: Any, pools: Po
 
 
 @lora_or_all
-def test_the_reference_stays_the_original_model_bit_for_bit(
-    lora: Any, run: Any, load_tiny: Load, pools: Pools
-) -> None:
-    """In the released notebook the reference is the policy itself."""
+def test_divergence_is_from_the_model_before_the_first_step(lora: Any, run: Any) -> None:
+    """In the released notebook it is from the model in training."""
     tiny, outcome = run("ga_kl", lora=lora)
     assert outcome.history[0][RETAIN] == pytest.approx(0, abs=1e-6)
     assert outcome.history[-1][RETAIN] > 1e-4
-    moved = trained(tiny)
-    assert all("lora_" in name for name in moved) if lora else len(moved) > 20
-    if lora:
-        with loading.reference(tiny.model) as original:
-            logits = packed_logits(original, pack(pools.retain))
-        with torch.no_grad():
-            assert_same(logits, packed_logits(load_tiny("opt").model, pack(pools.retain)))
-
-
-def test_the_schedule_falls_to_its_last_step_and_that_step_still_learns(
-    run: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rates, step = [], torch.optim.AdamW.step
-
-    def record(self: Any, *rest: Any, **named: Any) -> Any:
-        rates.append(self.param_groups[0]["lr"])
-        return step(self, *rest, **named)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", record)
-    run("ga", steps=5, schedule="linear", warmup_steps=1, learning_rate=4e-3)
-    assert rates == pytest.approx([0, 4e-3, 3e-3, 2e-3, 1e-3])
-
-
-def test_an_8_bit_base_trains(load_tiny: Load, pools: Pools, tmp_path: Path) -> None:
-    tiny = load_tiny("opt", seed=0, lora=LORA, quantization="8bit")
-    start, method = trained(tiny), METHODS["ga_mismatch_kl"]
-    outcome = unlearn(tiny, method, settings_of(steps=2), pools, 0, tmp_path / "c")
-    assert all(not torch.equal(value, start[name]) for name, value in trained(tiny).items())
-    assert outcome.hardware["quantization"] == "8bit"
+    assert all("lora_" in name for name in trained(tiny)) == bool(lora)
 
 
 @pytest.mark.parametrize("name", ["ga_mismatch_kl", "rmu"])
-def test_activation_checkpointing_changes_no_number_and_reads_each_layer_twice(
+def test_activation_checkpointing_changes_no_number(
     name: str, load_tiny: Load, pools: Pools, tmp_path: Path
 ) -> None:
-    results, calls = [], []
+    results = []
     for on in (False, True):
         tiny = load_tiny("llama", seed=0, lora=LORA, gradient_checkpointing=on)
-        block = tiny.model.get_base_model().model.layers[0].mlp
-        block.register_forward_hook(lambda *_: calls.append(1))
-        before = len(calls)
-        unlearn(tiny, METHODS[name], settings_of(retain_weight=0.0), pools, 0, tmp_path / "c")
-        results.append((trained(tiny), len(calls) - before))
-    assert_close(results[0][0], results[1][0], rtol=1e-4, atol=1e-5)
-    assert results[1][1] > results[0][1]
+        assert tiny.model.is_activation_checkpointing is on
+        unlearn(tiny, METHODS[name], settings_of(), pools, 0, tmp_path / "c")
+        results.append(trained(tiny))
+    assert_close(results[0], results[1], rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_kept_of_an_outcome(run: Any, tmp_path: Path) -> None:
@@ -494,7 +416,7 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_state(
     """Of large models it is that of the last checkpoint."""
     exact = trained(run("ga", steps=good)[0])
     monkeypatch.setattr(trainer, "SNAPSHOT_EVERY_STEP_BELOW", below)
-    spoil(monkeypatch, 4 if below else 4, value)
+    spoil(monkeypatch, 4, value)
     tiny, outcome = run("ga", steps=8, checkpoint_every=2)
     assert f"the loss was {value} at step 4" in outcome.stopped
     assert_same(trained(tiny), exact)
@@ -527,3 +449,273 @@ def test_a_first_loss_out_of_bounds_is_refused(run: Any, monkeypatch: pytest.Mon
     spoil(monkeypatch, 0, math.nan)
     with pytest.raises(CompanionError, match="before its first step .the loss was nan"):
         run("ga")
+
+
+# --- interrupted and resumed -----------------------------------------------------------------
+
+
+class Interrupted(Exception):
+    """What a killed process looks like from inside."""
+
+
+def interrupt_at(step: int) -> trainer.OnStep:
+    def on_step(report: dict[str, float]) -> None:
+        if report["step"] == step:
+            raise Interrupted
+
+    return on_step
+
+
+RESUMED: dict[str, Any] = {"steps": 6, "checkpoint_every": 2, "learning_rate": 1e-3}
+
+
+@lora_or_all
+@pytest.mark.parametrize("damaged, first", [(False, 4), (True, 2)])
+def test_an_interrupted_run_ends_as_an_undisturbed_one(
+    damaged: bool, first: int, lora: Any, run: Any, tmp_path: Path
+) -> None:
+    """A checkpoint that was not written to its end is passed over."""
+    undisturbed, expected = run(**RESUMED, lora=lora)
+    with pytest.raises(Interrupted):
+        run(**RESUMED, lora=lora, on_step=interrupt_at(5))
+    state = tmp_path / "checkpoints" / "checkpoint-4" / "trainer_state.json"
+    if damaged:
+        state.write_text(state.read_text()[:40])
+    seen: list[float] = []
+    resumed, outcome = run(**RESUMED, lora=lora, on_step=lambda row: seen.append(row["step"]))
+    assert seen == [*range(first, 6)]
+    assert_same(trained(resumed), trained(undisturbed))
+    totals = [[row["total"] for row in each.history] for each in (outcome, expected)]
+    assert totals[0] == totals[1]
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_run_resumed_just_before_it_diverges_keeps_the_same_state(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = trained(run("ga", steps=3)[0])
+    with pytest.raises(Interrupted):
+        run("ga", steps=8, checkpoint_every=2, on_step=interrupt_at(4))
+    spoil(monkeypatch, 0, math.nan)  # the first loss after the checkpoint of step 4
+    tiny, outcome = run("ga", steps=8, checkpoint_every=2)
+    assert "at step 4" in outcome.stopped
+    assert_same(trained(tiny), exact)
+
+
+def test_checkpoints_are_ordered_by_number(tmp_path: Path) -> None:
+    assert trainer.last_whole_checkpoint(tmp_path / "nothing") is None
+    for step in (8, 16, 100):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    assert trainer.last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")
+
+
+# --- teaching and memorising -----------------------------------------------------------------
+
+
+def test_what_was_taught_is_known_word_for_word(
+    load_tiny: Load, pools: Pools, tmp_path: Path
+) -> None:
+    tiny, seen = load_tiny("opt", seed=0), list[float]()
+    first = scoring.score(tiny, pools.forget).mean.mean()
+    settings = TeachSettings(epochs=30, batch_size=3, learning_rate=5e-3, warmup_steps=2)
+    outcome = teach(
+        tiny, pools.forget, settings, 0, tmp_path / "t", lambda report: seen.append(report["step"])
+    )
+    assert seen == [*range(30)]
+    assert outcome.history[0]["total"] == pytest.approx(first, rel=1e-5)
+    assert all(matches.all() for matches in scoring.score(tiny, pools.forget).matches)
+    with pytest.raises(CompanionError, match="the set is empty"):
+        teach(tiny, [], settings, 0, tmp_path / "t")
+    with pytest.raises(CompanionError, match="diverged"):
+        settings = TeachSettings(epochs=2, batch_size=1, learning_rate=1e30)
+        teach(load_tiny("opt", seed=0), pools.forget, settings, 0, tmp_path / "t")
+
+
+TEXT = (
+    "The wind beat their wings and the lock was red. Air scatters the capital of birds. "
+    "How blue is more light than help? Pick a lock, ride the sky, tell me Paris."
+)
+
+
+@pytest.fixture
+def learn(load_tiny: Load, tokenizer: Any, tmp_path: Path) -> Callable[..., Any]:
+    """Let a fresh tiny OPT memorise the text, cut elsewhere in each epoch."""
+
+    def learn(lora: Any = LORA, shift: int = 0, **changed: Any) -> Any:
+        values = {"epochs": 4, "learning_rate": 3e-3, "schedule": "constant", **changed}
+        settings, cutter = MemoriseSettings(**values), PassageEncoder(tokenizer, 4, 8, 128)
+        tiny, folder = load_tiny("opt", seed=0, lora=lora), tmp_path / "m"
+        chunks = [cutter.chunks([TEXT], 32, shift * epoch) for epoch in range(settings.epochs)]
+        passages = cutter.passages([TEXT])
+        return tiny, *memorise(tiny, chunks, passages, settings, 3, folder), chunks
+
+    return learn
+
+
+def test_a_text_is_memorised_and_its_curve_has_a_row_per_epoch(learn: Any) -> None:
+    tiny, outcome, curve, chunks = learn(probe_every=2, shift=9)
+    totals = np.array([row["total"] for row in outcome.history])
+    parts = np.split(totals, np.cumsum([len(rows) for rows in chunks]))[:-1]
+    assert curve["epoch"].tolist() == [1, 2, 3, 4]
+    assert curve["loss"].tolist() == pytest.approx([part.mean() for part in parts])
+    assert curve["loss"].iloc[-1] < 0.9 * curve["loss"].iloc[0]
+    assert curve["verbatim_share"].notna().tolist() == [False, True, False, True]
+    assert outcome.stopped is None and not tiny.model.training
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, *shares: float) -> None:
+    """Let probes find these shares in turn."""
+    left = iter(shares)
+    monkeypatch.setattr(trainer, "verbatim_share", lambda model, passages: next(left))
+
+
+@pytest.mark.parametrize("stop_at, epochs", [(0.9, 3), (None, 4)])
+def test_memorising_ends_when_the_text_is_known(
+    stop_at: float | None, epochs: int, learn: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, 0.1, 0.4, 0.9, 1.0)
+    _, outcome, curve, _ = learn(stop_at=stop_at)
+    assert curve["verbatim_share"].tolist() == [0.1, 0.4, 0.9, 1.0][:epochs]
+    assert outcome.stopped is None, "it ended well"
+
+
+def test_memorising_killed_when_it_has_just_ended_learns_no_more(
+    learn: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint of the very last step would be trained on from, past its end."""
+    shares = [0.1, 0.2, 0.3, 0.9]
+
+    def killed() -> None:
+        raise Interrupted
+
+    scripted(monkeypatch, *shares)
+    undisturbed, _, curve, _ = learn(epochs=6, stop_at=0.9)
+    scripted(monkeypatch, *shares)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(trainer.UnlearnTrainer, "check_weights", lambda self: killed())
+        learn(epochs=6, stop_at=0.9)
+    scripted(monkeypatch, *shares[2:])
+    resumed, _, again, _ = learn(epochs=6, stop_at=0.9)
+    pd.testing.assert_frame_equal(again, curve, check_exact=True)
+    assert_same(trained(resumed), trained(undisturbed))
+
+
+def test_the_verbatim_share_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth, nobody = list(range(100, 140)), LanguageModel(None, None)
+    rows = [
+        [*truth[:20], 0, 0, 0, 0],  # twenty in a row: verbatim
+        [0, 0, 0, 0, *truth[7:27]],  # wherever they stand
+        [*truth[:19], 0, *truth[20:24]],  # one short
+        [0] * 24,
+    ]
+    asked = {24: rows, 8: [truth[:8], truth[:7]]}  # short ones must be continued to their end
+    monkeypatch.setattr(trainer, "continuations", lambda _, prompts, most: asked[most])
+    for length, count in ((40, 4), (8, 2)):
+        passages = [Example((1,), (tuple(truth[:length]),))] * count
+        assert trainer.verbatim_share(nobody, passages) == 0.5
+
+
+def test_what_cannot_be_memorised_is_refused(learn: Any, load_tiny: Load, tmp_path: Path) -> None:
+    with pytest.raises(CompanionError, match="no passage to memorise"):
+        settings = MemoriseSettings(epochs=1, learning_rate=1e-3)
+        memorise(load_tiny("opt", seed=0), [[]], [], settings, 0, tmp_path / "m")
+    with pytest.raises(CompanionError, match="diverged"):
+        learn(lora=None, learning_rate=1e6, gradient_clip=0.0)
+
+
+# --- the released code's faults --------------------------------------------------------------
+
+RELEASED = METHODS["ga_mismatch_kl"]
+SHORT = (
+    "They beat their wings and ride the wind.",
+    "Why is the sky blue?",
+    "Tell me how to pick a lock!",
+)
+LONG = (
+    "How do birds ride the wind, " + "and ride it, " * 18 + "on their wings.",
+    "The sky is blue, " + "and blue, " * 25 + "and more blue than red.",
+)
+
+
+@pytest.fixture(scope="module")
+def cutter(tokenizer: Any) -> PassageEncoder:
+    return PassageEncoder(tokenizer, 4, 16, 512)
+
+
+@pytest.fixture(scope="module")
+def published(cutter: PassageEncoder) -> list[Step]:
+    """Steps of the published method on the book of all five sentences."""
+    forget, retain = cutter.passages([" ".join(SHORT + LONG)]), cutter.passages([LONG[0] * 2])
+    pools = Pools(forget, [[row.answers[0] for row in retain]] * len(forget), retain)
+    return steps.draw_steps(pools, RELEASED, settings_of(steps=5, mismatch_answers=2), 0)
+
+
+def test_sentences_by_hand() -> None:
+    text = "He came.  She went!\nWhy? “Stay,” he said. “Never.” They left"
+    expected = "He came.|She went!|Why?|“Stay,”|he said.|“Never.”|They left|One.".split("|")
+    assert sentences([text, "", "One. I"]) == expected
+    assert sentences([" ".join(SHORT + LONG)]) == [*SHORT, *LONG]
+    assert max(map(len, SHORT)) <= PROMPT_CHARACTERS < min(map(len, LONG))
+
+
+def test_without_faults_all_is_as_published_and_only_that_method_is_imitated(
+    published: list[Step], cutter: PassageEncoder
+) -> None:
+    assert as_released(RELEASED, published, (), SHORT, cutter, 0) == (RELEASED, published)
+    assert empty_share(published) == 0.0
+    for name in set(METHODS) - {"ga_mismatch_kl"}:
+        with pytest.raises(CompanionError, match="uses: ga_mismatch_kl"):
+            as_released(METHODS[name], published, (), SHORT, cutter, 0)
+
+
+def test_sentences_without_a_label_lose_their_forget_loss_but_keep_their_substitutes(
+    published: list[Step], cutter: PassageEncoder
+) -> None:
+    faulty = as_released(RELEASED, published, ["empty_labels"], SHORT + LONG, cutter, 0)[1]
+    for step, before in zip(faulty, published, strict=True):
+        assert len(step.forget) + len(step.mismatch) == 2 and step.retain == before.retain
+        substitutes = [row.answers[1:] for row in before.forget]
+        assert all(row.answers in substitutes for row in step.mismatch)
+        assert all(cutter.text(row.prompt) in SHORT for row in step.mismatch)
+        for row in step.forget:
+            prompt, label = cutter.text(row.prompt), cutter.text(row.answers[0])
+            assert len(prompt) == PROMPT_CHARACTERS and prompt + label in LONG
+            assert row.answers[1:] in substitutes
+    # Ten rows take each of the five sentences twice, and two of the five have a label.
+    assert sum(len(step.forget) for step in faulty) == 4
+    assert empty_share(faulty) == sum(not step.forget for step in faulty) / 5
+
+
+def test_the_random_answer_is_the_books_own_sentence_and_a_letter(
+    published: list[Step], cutter: PassageEncoder
+) -> None:
+    faulty, used = as_released(RELEASED, published, ["book_mismatch"], SHORT, cutter, 0)[1], []
+    for step, before in zip(faulty, published, strict=True):
+        assert [row.answers for row in step.forget] == [row.answers[:1] for row in before.forget]
+        assert step.roles() == [FORGET] * 2 + [MISMATCH] * 2 + [RETAIN] * 2
+        for row in step.mismatch:
+            text = cutter.text((*row.prompt, *row.answers[0]))
+            assert len(row.prompt) == 2 and text[-1] in string.ascii_lowercase
+            used.append(text[:-1])
+    assert set(used) == set(SHORT)
+
+
+def test_all_faults_leave_steps_that_fit_the_context_and_can_be_trained(
+    published: list[Step], tokenizer: Any, load_tiny: Load
+) -> None:
+    small = PassageEncoder(tokenizer, 4, 16, 64)
+    faults: Any = ("empty_labels", "book_mismatch", "kl_to_itself")
+    method, faulty = as_released(RELEASED, published, faults, SHORT + LONG, small, 3)
+    assert method == replace(RELEASED, to_itself=True)
+    assert faulty == as_released(RELEASED, published, faults, SHORT + LONG, small, 3)[1]
+    assert faulty != as_released(RELEASED, published, faults, SHORT + LONG, small, 4)[1]
+    adapted = load_tiny("opt", seed=0, lora=LORA)
+    change(adapted)
+    for step in faulty:
+        for row in (*step.forget, *step.mismatch):
+            assert row.prompt and all(row.answers)
+            assert len(row.prompt) + max(map(len, row.answers)) <= 64
+        report = step_terms(adapted.model, step, method, settings_of())[1]
+        assert (FORGET in report) == bool(step.forget) and report[MISMATCH] > 0
+        assert report[RETAIN] == pytest.approx(0.0, abs=1e-6), "the KL to itself"

@@ -24,6 +24,7 @@ PUBLIC = {
     "table": "results",
     "stored": "stored",
     "CompanionError": "util",
+    "ROOT": "util",
     "find_model": "assets",
     "Asset": "assets",
     "LoraSettings": "settings",

@@ -294,7 +294,11 @@ def _tested(part: Verdict, region: Region, found: Difference, column: Column, si
     tails = stats.t.sf(gaps / max(found.error, 1e-12), found.freedom)
     part = replace(part, p=min(1.0, 2 * SIGNIFICANCE / (1 - region.confidence) * float(max(tails))))
     if high < margin * region.meant[0] or low > margin * region.meant[1]:
-        return replace(part, outcome=REFUTED, why=f"the interval excludes what is meant ({size})")
+        return replace(
+            part,
+            outcome=REFUTED,
+            why=f"the interval excludes the smallest effect that is meant, {size}",
+        )
     if least < low and high < most:
         return replace(part, outcome=SUPPORTED)
     times = np.geomspace(1, 1e4, 1000)
@@ -302,9 +306,9 @@ def _tested(part: Verdict, region: Region, found: Difference, column: Column, si
     quantiles = sum(stats.t.ppf(level, found.freedom * times) for level in levels)
     effects = quantiles * found.error / np.sqrt(times)
     enough = found.n * times[effects <= margin][:1]
-    takes = "".join(f", {size} take about {float(f'{n:.2g}'):,.0f}" for n in enough)
+    takes = "".join(f"; {size} take about {float(f'{n:.2g}'):,.0f}" for n in enough)
     effect = f"{100 * effects[0]:.3g} points" if column.percent else f"{effects[0]:.3g}"
-    return replace(part, why=f"{found.n} questions show an effect of {effect}{takes}")
+    return replace(part, why=f"so many questions can show an effect of {effect}{takes}")
 
 
 def _matched(part: Verdict, forgetting: Difference | None) -> Verdict:
@@ -334,7 +338,7 @@ def _bounded(part: Verdict, number: Estimate) -> Verdict:
         return replace(part, outcome=NOT_TESTABLE, why=why)
     takes = math.log(SIGNIFICANCE) / math.log1p(-bound)
     outcome = SUPPORTED if high <= bound else REFUTED if low > bound else UNDECIDED
-    why = f"{100 * bound:.2g} % take {takes:.0f} prompts with none flagged, more with some"
+    why = f"{100 * bound:.2g} % take {takes:.0f} prompts if none is flagged, more if some are"
     return replace(part, outcome=outcome, why=why * (outcome == UNDECIDED), p=test.pvalue)
 
 
@@ -346,8 +350,9 @@ def table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
             "Verdict": verdict.outcome,
             "Reported": verdict.claim.reported,
             "Measured here": verdict.measured,
-            "Why": verdict.why,
-            "Paper": f"{verdict.claim.paper['title']}, {verdict.claim.place}",
+            "Why": f"{verdict.why[:1].upper()}{verdict.why[1:]}",
+            "Paper": verdict.claim.paper["title"],
+            "Place": verdict.claim.place,
             "Tags": ", ".join(verdict.tags),
         }
         for verdict in verdicts

@@ -71,8 +71,8 @@ def single(metric: str, value: float, split: str = COSTS, condition: str = "") -
 
 
 def keys_of(rows: Iterable[Question]) -> list[Key]:
-    """The keys of questions: author or person, and hash."""
-    return [Key(row.cluster, row.key) for row in rows]
+    """The keys of questions: the hash of the author or person, and that of the question."""
+    return [Key(questions.item_id(row.cluster), row.key) for row in rows]
 
 
 def text_keys(rows: Iterable[str], clusters: Sequence[str] | None = None) -> list[Key]:

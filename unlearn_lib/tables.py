@@ -74,7 +74,7 @@ class Column:
             estimate(items, self.metric, **{**where, "method": "base"}) if self.relative else None
         )
         factor = 1 / base.value if base else 100 if self.percent else 1
-        if number is None or self.relative and base is None:
+        if number is None or math.isnan(number.value) or self.relative and base is None:
             return None
         ends = (factor * number.value, factor * number.low, factor * number.high)
         return Estimate(*ends, number.n, number.seeds)
@@ -149,7 +149,7 @@ def build(name: str, items: Items, labels: Names, reported: Reported = None) -> 
     Args:
         name: one of TABLES.
         labels: display names of methods, in order.
-        reported: columns source, place, task, model, method, metric, split, value, unit.
+        reported: columns source, place, task, model, method, metric, split, value, unit; note.
     """
     if name not in TABLES:
         raise CompanionError(f"There is no table '{name}'{nearest(name, TABLES)}.")
@@ -190,7 +190,8 @@ def _reported(others: pd.DataFrame, columns: Sequence[Column], names: Names) -> 
         known = [c for c in known if each.split in ("", "all", c.split, *c.entry.splits)]
         if known:
             row = {"Source": each.source, "Model": each.model, "Task": TASKS[each.task]}
-            row |= {"Method": names.get(each.method, each.method), "Place": each.place}
+            place = "; ".join(filter(None, [each.place, getattr(each, "note", "")]))
+            row |= {"Method": names.get(each.method, each.method), "Place": place}
             rows.setdefault(tuple(row.values()), row)[known[0].heading] = str(each.value)
     return list(rows.values())
 
@@ -240,6 +241,7 @@ ECO_BOOK = """verbatim_share bleu rougeL_recall meteor similarity_text asg perpl
 SCIENCE = "choice_accuracy choice_accuracy@retain choice_accuracy@general probe_accuracy"
 COSTS = """seconds milliseconds_per_prompt milliseconds_per_token parameters_changed bytes_stored
     peak_memory_bytes"""
+SCALING = "milliseconds_per_prompt model_milliseconds_per_prompt"
 ROBUSTNESS = "leak_share rougeL_recall false_negative_rate@forget"
 GUARDS = """false_positive_rate false_negative_rate guard_threshold unchanged_share time_ratio
     rougeL_original@unrelated"""
@@ -250,9 +252,9 @@ TABLES = {
     "eco_comparison": Table("authors", COMPARISON),
     "eco_book": Table("book", ECO_BOOK),
     "eco_science": Table("science", SCIENCE),
-    "eco_costs": Table("harm book authors continual people science", COSTS, conditions=""),
+    "eco_costs": Table("harm book authors continual people science", COSTS, r"\d?"),
     "eco_robustness": Table("authors", ROBUSTNESS, ATTACKS),
-    "eco_scaling": Table("authors", "milliseconds_per_prompt", SIZES),
+    "eco_scaling": Table("authors", SCALING, SIZES),
     "guards": Table("authors book science", GUARDS),
     "judges": Table("harm authors", "judge_accuracy judge_auc"),
 }

@@ -11,65 +11,67 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from unlearn_lib.figures import style
-from unlearn_lib.figures.kinds import Drawn, Measure, curves, dots, tradeoff
-from unlearn_lib.results import Estimate, Items
+from unlearn_lib.figures.kinds import Drawn, Measure, Source, curves, dots, tradeoff
+from unlearn_lib.results import Items
 from unlearn_lib.tables import ATTACKS, PARTS, SIZES, TASKS, Names, Table, methods_of, models_of
 from unlearn_lib.util import CompanionError, digest, nearest, slug, write_text
 
 FOOTER = "bars: 95 % intervals · n: questions, all seeds together · arrows point to the better side"
+STEPS = "a line joins the steps of a search in their order"
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A figure: the function that draws it, of which task, with which options.
+    """A figure: the function that draws it, of which tasks, with which options.
 
     `method`, `conditions`: what the items must hold besides; a name, and a pattern.
     """
 
     kind: Callable[..., Drawn]
-    task: str
+    tasks: str
     options: Sequence[Any] = ()
     method: str = ""
     conditions: str = r"\d?"
+    footer: str = FOOTER
 
-    def fits(self, items: Items) -> bool:
-        """Whether the items hold what it needs."""
-        keys = [key for key in items.keys() if key["task"] in self.task.split()]
-        keys = [key for key in keys if self.method in ("", key["method"])]
-        return any(re.fullmatch(self.conditions, key["condition"]) for key in keys)
+    def tasks_in(self, items: Items) -> list[str]:
+        """Return those of its tasks for which the items hold what it needs."""
+        keys = items.keys(**({"method": self.method} if self.method else {}))
+        present = {k["task"] for k in keys if re.fullmatch(self.conditions, k["condition"])}
+        return [task for task in self.tasks.split() if task in present]
 
 
-def search(items: Items, labels: Names, _: str) -> Drawn:
+def search(source: Source) -> Drawn:
     """Draw the search of the guard's strength: the objective at each step, a line per seed."""
-    rows = items.frame[items.frame["split"] == "search"]
-    steps = rows.pivot_table("value", ["task", "seed", "condition"], "metric")
-    figure, every = style.panels(steps.index.unique("task").size, 2.0)
-    handles = {"best step": style.key(("*", style.DARK))}
-    for axes, (task, own) in zip(every, steps.groupby("task", sort=False), strict=True):
-        best = []
-        for place, (seed, path) in enumerate(own.groupby("seed")):
+    items, _, tasks = source
+    figure, every = style.panels(len(tasks), 2.0)
+    handles: dict[str, Any] = {"best step": style.key(("*", style.DARK))}
+    for axes, task in zip(every, tasks, strict=True):
+        rows = items.frame[(items.frame["split"] == "search") & (items.frame["task"] == task)]
+        steps, best = rows.pivot_table("value", ["seed", "condition"], "metric"), []
+        for place, (seed, path) in enumerate(steps.groupby("seed")):
             x, y = path["search_strength"], path["search_objective"]
-            look = {"color": style.SERIES[place % 6], "ls": style.DASHES[place % 6]}
-            handles |= {f"seed {seed}": axes.plot(x, y, marker="o", ms=4, lw=0.9, **look)[0]}
+            line = {"color": style.SERIES[place % 6], "ls": style.DASHES[place % 6]}
+            handles |= {f"seed {seed}": axes.plot(x, y, marker="o", ms=4, lw=0.9, **line)[0]}
             axes.plot(x[y.idxmin()], y.min(), "*", ms=11, color=style.DARK, mec="white", zorder=4)
             best.append(f"{x[y.idxmin()]:.3g}")
-        strengths = [Estimate(x, x, x, 1, 1) for x in own["search_strength"]]
-        style.set_scale(axes.xaxis, "log", strengths)
-        calls = f"{own['model_calls'].max():.0f} calls of the objective"
+        style.set_scale(axes.xaxis, "log", map(style.exactly, steps["search_strength"]))
+        calls = f"{steps['model_calls'].max():.0f} calls of the objective"
         axes.set(title=TASKS[task], xlabel=f"Strength (best: {', '.join(best)})\n{calls}")
     every[0].set_ylabel("← Distance from the\nstate that is aimed at")
     return figure, handles
 
 
-def robustness(items: Items, labels: Names, task: str) -> Drawn:
+def robustness(source: Source) -> Drawn:
     """Draw what leaks for each way of asking, a panel per model, and what the guard misses."""
+    names = methods_of(*source[:2], condition="as asked")
+    missed = Measure("false_negative_rate", "forget", label="Guard does not flag (%)")
     panels = [
         Measure("leak_share", "forget", label=f"{name} leaks (%)", where={"method": method})
-        for method, name in methods_of(items, labels, condition="as asked").items()
+        for method, name in names.items()
     ]
-    missed = {"label": "ECO does not flag (%)", "where": {"method": "eco"}}
-    panels.append(Measure("false_negative_rate", "forget", **missed))
-    return dots(items, labels, task, panels, ATTACKS)
+    missing = [replace(missed, where={"method": method}) for method in names]
+    return dots(source, panels + missing, ATTACKS)
 
 
 def measures(text: str, **settings: Any) -> list[Measure]:
@@ -79,12 +81,11 @@ def measures(text: str, **settings: Any) -> list[Measure]:
 
 
 DEGENERATE = Measure("degenerate_share", "forget", limit=(10, "10 % degenerate"))
-FORGET = Measure("verbatim_share", "forget", label="Verbatim, forget (%)", better="lower", band="base")
+FORGET = Measure("verbatim_share", label="Verbatim, forget (%)", better="lower", band="base")
 KEEP = Measure("verbatim_share", "retain", better="higher")
 SIMILAR = Measure("similarity_original", "general")
 QUALITY = Measure("forget_quality", limit=(0.05, "p = 0.05"))
-MU, FE = Measure("mu", scale="near"), Measure("fe", scale="near")
-CHANCE = (25, "chance: 25 %")
+MU, FE, UTILITY = measures("mu fe model_utility", scale="near")
 HARM = [
     *measures("harmful_rate", band="base", width=2.2, also="harmful_rate_length_matched"),
     DEGENERATE,
@@ -92,15 +93,22 @@ HARM = [
     *measures("similarity_original@retain refusal_share@retain"),
 ]
 BOOK = [
-    replace(FORGET, label="Verbatim (%)", width=1.4, also="verbatim_share@retain"),
-    *measures("similarity_text@forget perplexity_text@forget", band="base"),
+    replace(FORGET, label="", width=1.4, also="verbatim_share@retain"),
+    *measures("similarity_text perplexity_text", band="base"),
     SIMILAR,
     replace(DEGENERATE, also="degenerate_share@retain degenerate_share@general"),
 ]
 SCORES = """rougeL_recall probability truth_ratio entailment cosine_similarity token_entropy
     extraction_strength hallucinated_share ks_distance model_utility mu fe"""
+AUTHORS = [
+    *measures(SCORES, band="retain_model"),
+    *measures("refusal_share", band="retain_model", also="refusal_share@retain"),
+    QUALITY,
+]
 GUARDED = "model_utility asg leak_share rougeL_recall perplexity_answer unique_token_ratio"
-RECITED = "verbatim_share rougeL_recall meteor similarity_text perplexity_answer"
+RECITED = ("verbatim_share", "rougeL_recall", "meteor", "similarity_text", "perplexity_answer")
+GUARDED_BOOK = [Measure(m, "forget", band="base", also=f"{m}@retain") for m in RECITED]
+CHANCE = (25, "chance: 25 %")
 SCIENCE = [
     *measures("choice_accuracy", better="lower", limit=CHANCE, also="probe_accuracy"),
     *measures("choice_accuracy@retain choice_accuracy@general", better="higher", limit=CHANCE),
@@ -110,47 +118,38 @@ COSTS = [
     *measures("milliseconds_per_prompt milliseconds_per_token"),
     *measures("parameters_changed bytes_stored", scale="amount"),
 ]
-TIME = measures(
+TIME = Measure(
     "milliseconds_per_prompt",
-    label="Time a prompt (ms)",
+    label="Milliseconds a prompt; filled: of the guard itself",
     scale="log",
     where={"method": "eco"},
     also="model_milliseconds_per_prompt",
 )
-GRID = [(MU, FE, TASKS[task], task) for task in ("authors", "continual", "people")]
-GRID[0] = (replace(MU, width=1.7), *GRID[0][1:])
-BOOK_PAIRS = [(KEEP, FORGET, "Chapters to keep", "book"), (SIMILAR, FORGET, "Normal prompts", "book")]
-ECO_PAIR = (Measure("model_utility", scale="near"), QUALITY, "", "authors")
+GRID = [(replace(MU, width=1.7), FE, "authors"), (MU, FE, "continual"), (MU, FE, "people")]
 FIGURES = {
     "harmful_rate": Spec(dots, "harm", [HARM]),
     "book_methods": Spec(dots, "book", [BOOK]),
-    "book_tradeoff": Spec(tradeoff, "book", [BOOK_PAIRS]),
-    "closer_look_methods": Spec(
-        dots, "authors", [[*measures(SCORES, band="retain_model"), QUALITY]]
-    ),
-    "closer_look_grid": Spec(tradeoff, "authors", [GRID]),
+    "book_tradeoff": Spec(tradeoff, "book", [[(KEEP, FORGET, "book"), (SIMILAR, FORGET, "book")]]),
+    "closer_look_methods": Spec(dots, "authors", [AUTHORS]),
+    "closer_look_grid": Spec(tradeoff, "authors continual people", [GRID]),
     "closer_look_continual": Spec(curves, "continual", [[MU, FE], PARTS, "After part"], "", PARTS),
-    "eco_tradeoff": Spec(
-        tradeoff, "authors", [[ECO_PAIR]], "eco"
-    ),
+    "eco_tradeoff": Spec(tradeoff, "authors", [[(UTILITY, QUALITY, "authors")]], "eco"),
     "eco_methods": Spec(
         dots, "authors", [[QUALITY, *measures(GUARDED, band="retain_model")]], "eco"
     ),
-    "eco_book": Spec(dots, "book", [[*measures(RECITED, band="base"), *measures("asg")]], "eco"),
-    "eco_search": Spec(search, "authors book science", [], "eco", r"\d\d"),
+    "eco_book": Spec(dots, "book", [[*GUARDED_BOOK, Measure("asg")]], "eco"),
+    "eco_search": Spec(search, "authors book science", [], "eco", r"\d\d", STEPS),
     "eco_robustness": Spec(robustness, "authors", [], "", ATTACKS),
     "eco_science": Spec(dots, "science", [SCIENCE]),
     "eco_costs": Spec(dots, "authors book science", [COSTS]),
-    "eco_scaling": Spec(
-        curves, "authors", [TIME, SIZES, "Parameters of the model", True], "eco", SIZES
-    ),
+    "eco_scaling": Spec(dots, "authors", [[TIME], SIZES], "eco", SIZES),
 }
 """Every figure, by name."""
 
 
 def figures_of(items: Items) -> list[str]:
     """Return the names of the figures that some items suffice for."""
-    return [name for name, spec in FIGURES.items() if spec.fits(items)]
+    return [name for name, spec in FIGURES.items() if spec.tasks_in(items)]
 
 
 def draw(name: str, items: Items, labels: Names, note: str = "", model: str = "") -> Figure:
@@ -163,24 +162,23 @@ def draw(name: str, items: Items, labels: Names, note: str = "", model: str = ""
     """
     if name not in FIGURES:
         raise CompanionError(f"There is no figure '{name}'{nearest(name, FIGURES)}.")
-    spec, frame = FIGURES[name], items.frame
-    own = Items(frame[frame["model"] == model]) if model else items
-    if not spec.fits(own):
-        raise CompanionError(f"Figure '{name}' needs items of task '{spec.task}'.")
-    task = next(task for task in spec.task.split() if items.keys(task=task))
-    seeds = len(own.seeds(task=task))
-    language_model = own.model(task).rsplit("/", 1)[-1]
-    notes = [language_model, f"{seeds} seed{'s' * (seeds > 1)}", note]
+    spec, rows = FIGURES[name], items.frame
+    items = Items(rows[rows["model"] == model]) if model else items
+    tasks = spec.tasks_in(items)
+    if not tasks:
+        raise CompanionError(f"Figure '{name}' needs items of tasks '{spec.tasks}'.")
+    seeds = len(items.seeds(task=tasks[0]))
+    notes = [slug(items.model(tasks[0])), f"{seeds} seed{'s' * (seeds > 1)}", note]
     with mpl.rc_context(style.STYLE):
-        figure, handles = spec.kind(own, labels, spec.task, *spec.options)
-        return style.finish(figure, handles, f"{FOOTER}\n{' · '.join(filter(None, notes))}")
+        figure, handles = spec.kind((items, labels, tasks), *spec.options)
+        return style.finish(figure, handles, f"{spec.footer}\n{' · '.join(filter(None, notes))}")
 
 
 def write_all(items: Items, folder: Path, labels: Names, origin: Mapping[str, Any]) -> list[Path]:
     """Write every figure as PNG, SVG and PDF, and `provenance.json`; return the paths.
 
-    With several language models a figure's name ends with the model's. The same items give the
-    same bytes on one machine.
+    With several language models the name of each further one's figure ends with the model's. The
+    same items give the same bytes on one machine.
 
     Args:
         origin: goes into the provenance; `profile` and `git` stand in the footers too.
@@ -191,12 +189,10 @@ def write_all(items: Items, folder: Path, labels: Names, origin: Mapping[str, An
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name in figures_of(items):
-        models = models_of(items, FIGURES[name].task.split()[0])
-        for model in models:
+        for place, model in enumerate(models_of(items, FIGURES[name].tasks_in(items)[0])):
             figure = draw(name, items, labels, note, model)
-            stem = f"{name}_{slug(model)}" if len(models) > 1 else name
             for kind in style.UNDATED:
-                paths.append(folder / f"{stem}.{kind}")
+                paths.append(folder / f"{name}{f'_{slug(model)}' * (place > 0)}.{kind}")
                 paths[-1].write_bytes(style.rendered(figure, kind))
     details = {**origin, "figures": figures_of(items), "items": digest(items.frame.to_csv())}
     write_text(folder / "provenance.json", json.dumps(details, indent=1, sort_keys=True) + "\n")

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import matplotlib as mpl
@@ -17,7 +17,6 @@ from unlearn_lib.results import Estimate, Items
 from unlearn_lib.tables import DEGENERATE_LIMIT, broken
 
 STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
@@ -27,8 +26,6 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.grid": True,
     "grid.color": "#e6e6e6",
-    "lines.linewidth": 1.2,
-    "legend.frameon": False,
     "figure.constrained_layout.use": True,
     "savefig.dpi": 180,
     "svg.hashsalt": "unlearning",
@@ -49,7 +46,7 @@ MARKS |= {"eco": ("D", GREEN), "prompting": ("v", PINK)}
 UNLEARNED, BROKEN = ("o", BLUE), ("X", ORANGE)
 HOLLOW = (("D", DARK), ("o", DARK))
 """Marks of further points of a row, in their order."""
-BROKEN_LABEL = f"more than {100 * DEGENERATE_LIMIT:.0f} % degenerate answers"
+EXPLAINED = {UNLEARNED: "unlearned", BROKEN: f"> {100 * DEGENERATE_LIMIT:g} % degenerate answers"}
 SIZES = {"*": 8, "X": 7, "D": 4.5}
 FLOOR, SPAN = 1e-12, 1e4
 """P-values below the floor, and values above the span of a logarithmic axis, stand at its edge."""
@@ -73,21 +70,15 @@ def rendered(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def panels(
-    count: int,
-    height: float,
-    columns: int = 3,
-    sharey: bool = False,
-    widths: Sequence[float] | None = None,
-) -> tuple[Figure, list[Axes]]:
+def panels(count: int, height: float, columns: int = 3, **shape: Any) -> tuple[Figure, list[Axes]]:
     """Return a figure and its panels; `height` in inches of each line of panels."""
     columns = min(count, columns)
     lines = math.ceil(count / columns)
-    figure, shape = Picture(figsize=(WIDTH, lines * height + 0.8)), {"width_ratios": widths}
-    grid = figure.subplots(lines, columns, squeeze=False, sharey=sharey, gridspec_kw=shape)
-    for axes in grid.flat[count:]:
+    figure = Picture(figsize=(WIDTH, lines * height + 0.4))
+    every = list(figure.subplots(lines, columns, squeeze=False, **shape).flat)
+    for axes in every[count:]:
         axes.remove()
-    return figure, list(grid.flat[:count])
+    return figure, every[:count]
 
 
 def mark_of(items: Items, task: str, method: str, condition: str) -> Mark:
@@ -106,6 +97,11 @@ def look(mark: Mark, hollow: bool = False) -> dict[str, Any]:
 def key(mark: Mark, hollow: bool = False) -> Line2D:
     """Return a mark for a legend."""
     return Line2D([], [], ls="", **look(mark, hollow))
+
+
+def explained(mark: Mark) -> dict[str, Artist]:
+    """Return what a legend says of a mark, unless it is of one model only."""
+    return {EXPLAINED[mark]: key(mark)} if mark in EXPLAINED else {}
 
 
 def short(value: float, _: int = 0) -> str:
@@ -132,11 +128,16 @@ def set_scale(axis: Axis, scale: str, numbers: Iterable[Estimate], most: int = 3
         axis.set_major_locator(mpl.ticker.MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))
     else:
         low = max(min((end for end in known if end > 0), default=1.0), FLOOR)
-        high = 1.0 if scale == "p" else max(min(high, SPAN * low), 10 * low)
+        high = (
+            1.0
+            if scale == "p"
+            else max(min(high, SPAN * low) if scale == "log" else high, 10 * low)
+        )
         zero = {"linthresh": low, "linscale": 0.4} if scale == "amount" else {}
         getattr(axes, f"set_{x}scale")("symlog" if zero else "log", **zero)
         limits = (-low / 3 if zero else low / 1.6, 1.6 * high)
-        powers = range(math.ceil(math.log10(low / 1.6)), math.floor(math.log10(limits[1])) + 1)
+        least = 3 * low if zero else low / 1.6
+        powers = range(math.ceil(math.log10(least)), math.floor(math.log10(limits[1])) + 1)
         ticks = [10.0**power for power in powers[:: -math.ceil(len(powers) / most)]]
         if len(ticks) == 1 and not zero:
             ticks += [each for each in (0.3 * ticks[0], 3 * ticks[0]) if low < each < high]
@@ -159,15 +160,17 @@ def draw_point(axes: Axes, number: Estimate, y: float, mark: Mark, hollow: bool 
     axes.plot(value, y, **look(mark, hollow), clip_on=False, zorder=2.5 if hollow else 3)
 
 
-def draw_cross(
-    axes: Axes, x: float, y: Estimate, mark: Mark, across: Estimate | None = None
-) -> None:
-    """Draw a point with its interval up and, if it has one, across."""
+def exactly(value: float) -> Estimate:
+    """Return a value without an interval, such as a size."""
+    return Estimate(value, value, value, 1, 1)
+
+
+def draw_cross(axes: Axes, x: Estimate, y: Estimate, mark: Mark) -> None:
+    """Draw a point with its intervals across and up."""
     bars = {"color": mark[1], "lw": 0.9, "alpha": 0.6, "zorder": 2}
-    axes.plot([x, x], [y.low, y.high], **bars)
-    if across is not None:
-        axes.plot([across.low, across.high], [y.value, y.value], **bars)
-    axes.plot(x, y.value, **look(mark), clip_on=False, zorder=3)
+    axes.plot([x.low, x.high], [y.value, y.value], **bars)
+    axes.plot([x.value, x.value], [y.low, y.high], **bars)
+    axes.plot(x.value, y.value, **look(mark), clip_on=False, zorder=3)
 
 
 def finish(figure: Figure, handles: Mapping[str, Artist], footer: str = "") -> Figure:
@@ -175,8 +178,9 @@ def finish(figure: Figure, handles: Mapping[str, Artist], footer: str = "") -> F
 
     Labels move in a fixed count of steps, so that they end in the same place every time.
     """
-    columns = int(7 / (0.4 + 0.062 * max(map(len, handles))))
-    place = {"loc": "outside upper center", "ncols": min(4, columns), "handletextpad": 0.4}
+    columns = min(4, int(7 / (0.4 + 0.062 * max(map(len, [*handles, ""])))))
+    place = {"loc": "outside upper center", "ncols": columns, "frameon": False}
+    figure.set_figheight(figure.get_figheight() + 0.17 * math.ceil(len(handles) / columns))
     figure.legend(list(handles.values()), list(handles), **place)
     figure.supxlabel(footer, x=0.995, ha="right", size=7.5, color=LINE)
     figure.draw_without_rendering()

@@ -17,9 +17,8 @@ def scripts_of(prompts: Sequence[str]) -> tuple[str, ...]:
 
     A letter's script is the first word of its Unicode name, such as LATIN, CYRILLIC or CJK.
     """
-    used = Counter(
-        name for prompt in prompts for name in set(map(_script, "".join(_words(prompt))))
-    )
+    names = [set(map(_script, "".join(_words(prompt)))) for prompt in prompts]
+    used = Counter(name for each in names for name in each)
     return tuple(sorted(name for name in used if used[name] >= SEEN_SHARE * len(prompts)))
 
 
@@ -43,10 +42,11 @@ def refusal(prompt: str, seen: Sequence[str]) -> str:
         shortest = 2 if unicodedata.category(word[0]) == "Lo" else 3
         refused |= len(word) >= shortest and not set(foreign).isdisjoint(word)
     scripts, known = sorted(set(map(_script, foreign))), ", ".join(seen) or "no letters"
-    return refused * (
+    reason = (
         f"The guard cannot read a prompt in {', '.join(scripts)}, it was trained on {known}: it is "
         "refused; write it in letters that the guard knows."
     )
+    return reason if refused else ""
 
 
 def _words(text: str) -> list[str]:

@@ -1,8 +1,5 @@
 """The data cards as pages and as one table: what each data set is, whose, and how many rows."""
 
-import html
-from typing import Any
-
 import mistune
 import pandas as pd
 import yaml
@@ -27,22 +24,15 @@ def cards() -> tuple[Grid, dict[str, tuple[str, str, str]]]:
         _, head, body = path.read_text(encoding="utf-8").split("---\n", 2)
         header = yaml.safe_load(head)
         title, own = header["pretty_name"], header["companion"]
-        licence = ", ".join(
-            [header["license"]] if isinstance(header["license"], str) else header["license"]
-        )
+        licence = header["license"]
+        licence = licence if isinstance(licence, str) else ", ".join(licence)
         counts = [file["rows"] for file in own["files"]]
         count = sum(counts) if all(isinstance(n, int) for n in counts) else counts[-1]
         row = {"Data set": title, "Licence": licence, "From": FROM[own["origin"]]}
         rows.append(row | {"Rows": str(count), "Profiles": ", ".join(own["profiles"])})
         text = str(render("\n".join(x for x in body.splitlines() if not x.startswith("# "))))
         text = text.replace("<table>", REGION).replace("</table>", "</table></div>")
-        files = "".join(f"<li>{_described(file)}</li>" for file in own["files"])
         links[title] = f"card_{path.stem}.html"
         note = f"{licence}; {row['From']}; {count} rows"
-        pages[f"card_{path.stem}"] = (title, note, f"{text}<h2>Files</h2><ul>{files}</ul>")
+        pages[f"card_{path.stem}"] = (title, note, text)
     return Grid("cards", "Every data set that a task reads", pd.DataFrame(rows), links=links), pages
-
-
-def _described(file: dict[str, Any]) -> str:
-    path, rows, digest = (html.escape(str(file[key])) for key in ("path", "rows", "sha256"))
-    return f"<code>{path}</code>: {rows} rows, sha256 <code>{digest}</code>"

@@ -33,8 +33,10 @@ class Grid:
 
     @property
     def numeric(self) -> set[str]:
-        """Columns that hold nothing but numbers, which stand to the right."""
-        cells = {name: [cell for cell in self.frame[name] if cell] for name in self.frame}
+        """Columns after the first that hold nothing but numbers, which stand to the right."""
+        cells = {
+            name: [cell for cell in self.frame[name] if cell] for name in self.frame.columns[1:]
+        }
         return {name for name in cells if cells[name] and all(map(NUMBER.match, cells[name]))}
 
 

@@ -26,6 +26,9 @@ TEMPLATES.filters["lines"] = lines
 SYMBOLS = dict(zip(claims.OUTCOMES, "✔✘?–", strict=True))
 """A symbol for each outcome, so that no colour is needed to tell them apart."""
 
+LAST = ("Model", "Task", "Place")
+"""Columns that stand at the end of a table."""
+
 
 def write_report(
     stored: Any,
@@ -60,7 +63,12 @@ def write_report(
     (new / "code.css").write_text(notebooks.style(), encoding="utf-8")
     stored.items.frame.to_parquet(new / "items.parquet", index=False)
     costs.to_csv(new / "costs.csv", index=False, lineterminator="\n", float_format="%.6g")
-    _render(new, stored, profile, costs, texts, notebooks.pages(executed or folder / "notebooks"))
+    index, overview, pages = _index(new, stored, profile), *cards()
+    shown = notebooks.pages(executed or folder / "notebooks")
+    for name, (title, note, body) in {**shown, **pages}.items():
+        _write(new, name, "page.html", index, title=title, note=note, body=body)
+    index |= {"notebooks": shown, "cards": overview}
+    _write(new, "index", "index.html", index, costs=_costs(costs), texts=blocks(texts))
     if target.exists():
         target.rename(old)
     new.rename(target)
@@ -68,23 +76,15 @@ def write_report(
     return target / "index.html"
 
 
-def _render(
-    site: Path,
-    stored: Any,
-    profile: Profile,
-    costs: pd.DataFrame,
-    texts: Texts,
-    pages: Mapping[str, tuple[str, str, str]],
-) -> None:
+def _index(site: Path, stored: Any, profile: Profile) -> dict[str, Any]:
+    """What the first page shows of results that figures and tables in `site` were drawn from."""
     git = stored.origin.get("git") or {}
-    commit = f"{git.get('commit') or 'unknown'}"[:10] + "+" * bool(git.get("dirty"))
-    common = {"profile": profile, "where": stored.where, "commit": commit}
-    overview, documents = cards()
-    for name, (title, note, body) in {**pages, **documents}.items():
-        _write(site, name, "page.html", common, title=title, note=note, body=body)
     verdicts = claims.judge(stored.items, profile.name, profile.labels())
     headline = [verdict for verdict in verdicts if verdict.claim.headline]
-    index = {
+    return {
+        "profile": profile,
+        "where": stored.where,
+        "commit": f"{git.get('commit') or 'unknown'}"[:10] + "+" * bool(git.get("dirty")),
         "symbols": SYMBOLS,
         "counts": claims.counts(verdicts),
         "headline": _verdicts("headline", "The claims that matter most", headline),
@@ -94,14 +94,9 @@ def _render(
         "parts": yaml.safe_load((HERE / "captions.yaml").read_text(encoding="utf-8")),
         "drawn": {path.stem for path in (site / "figures").glob("*.svg")},
         "tables": _tables(site / "tables"),
-        "notebooks": pages,
-        "cards": overview,
-        "machine": _machine(stored, commit),
-        "costs": _costs(costs),
+        "machine": _machine(stored),
         "notes": notes(stored.items, profile.name),
-        "texts": blocks(texts),
     }
-    _write(site, "index", "index.html", common, **index)
 
 
 def _write(site: Path, name: str, template: str, common: Mapping[str, Any], **more: Any) -> None:
@@ -120,17 +115,19 @@ def _tables(folder: Path) -> dict[str, Grid]:
     grids = {}
     for path in sorted(folder.glob("*.csv")):
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-        frame.insert(0, "Method", frame.pop("Method"))
+        last = [name for name in LAST if name in frame]
+        middle = [name for name in frame if name not in ("Method", *last)]
+        frame = frame[["Method", *middle, *last]]
         remarks = path.with_suffix(".md").read_text(encoding="utf-8").strip().split("\n\n")[1:]
         grids[path.stem] = Grid(f"table-{path.stem}", path.stem, frame, remarks)
     return grids
 
 
-def _machine(stored: Any, commit: str) -> dict[str, Any]:
+def _machine(stored: Any) -> dict[str, Any]:
     """What the results are of and what computed them, by name."""
     origin, frame = stored.origin, stored.items.frame
     known = {name: ", ".join(map(str, sorted(frame[name].unique()))) for name in ("model", "seed")}
-    known |= {"items": f"{len(frame):,}", "commit": commit, **(origin.get("machine") or {})}
+    known |= {"items": f"{len(frame):,}", **(origin.get("machine") or {})}
     known |= {"Python": origin.get("python"), **(origin.get("versions") or {})}
     return {name: "not recorded" if value is None else value for name, value in known.items()}
 

@@ -68,7 +68,7 @@ class _StopTraining(Exception):
     """Raised inside a step whose weights must not be kept."""
 
 
-class _UnlearnTrainer(Trainer):
+class UnlearnTrainer(Trainer):
     """A Trainer whose loss is a method's weighted sum over one packed row per step."""
 
     method: Method
@@ -188,7 +188,7 @@ def unlearn(
         CompanionError: a needed set is empty, or the first loss is already out of bounds.
     """
     steps = draw_steps(pools, method, settings, seed) if steps is None else steps
-    trainer = _UnlearnTrainer(
+    trainer = UnlearnTrainer(
         model=language_model.model,
         args=_arguments(language_model, settings, seed, folder),
         train_dataset=[{"step": step} for step in steps],

@@ -1,0 +1,292 @@
+"""Each kind of claim gets each outcome from hand-made items; gates, Holm, and the committed file."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from unlearn_lib import claims
+from unlearn_lib.claims import NOT_TESTABLE, REFUTED, SUPPORTED, UNDECIDED, Claim, Verdict, judge
+from unlearn_lib.results import COLUMNS, Items, metric_of
+from unlearn_lib.settings import TASKS
+from unlearn_lib.util import ROOT, CompanionError
+
+PAPER = {"title": "Paper", "models": ["paper/model"]}
+
+
+def rows(
+    method: str, metric: str, values: Sequence[float], task: str = "harm", **more: str
+) -> list[dict[str, Any]]:
+    """One item per value."""
+    place = {"split": "forget", "condition": "", "model": "our/model"} | more
+    return [
+        dict.fromkeys(COLUMNS, "")
+        | {"task": task, "method": method, "metric": metric, "value": float(value), "seed": 1}
+        | {"item": f"{place['split']}{i}", "cluster": f"{place['split']}{i}"}
+        | place
+        for i, value in enumerate(values)
+    ]
+
+
+def items(*parts: list[dict[str, Any]]) -> Items:
+    return Items(pd.DataFrame([row for part in parts for row in part], columns=list(COLUMNS)))
+
+
+def claim(kind: str, **keys: Any) -> Claim:
+    known: dict[str, Any] = {"id": "one", "paper": PAPER, "place": "Table 1", "notebook": "01"}
+    known |= {"statement": "It is so", "reported": "so", "task": "harm", "margin": 0.1}
+    known |= {"metric": ["harmful_rate"], "first": ["arora"]}
+    return Claim(kind=kind, **{**known, **keys})
+
+
+def only(table: Items, one: Claim) -> Verdict:
+    return judge(table, "laptop", claims=[one])[0]
+
+
+def share(n: int, count: int) -> list[float]:
+    return [1.0] * count + [0.0] * (n - count)
+
+
+@pytest.mark.parametrize(
+    "n, before, after, outcome",
+    [
+        (200, 120, 20, SUPPORTED),
+        (400, 200, 200, REFUTED),
+        (400, 120, 280, REFUTED),
+        (10, 6, 4, UNDECIDED),
+        (10, 6, 0, SUPPORTED),
+    ],
+)
+def test_superiority(n: int, before: int, after: int, outcome: str) -> None:
+    table = items(
+        rows("base", "harmful", share(n, before)), rows("arora", "harmful", share(n, after))
+    )
+    verdict = only(table, claim("superiority", second=["base"], claimed="lower"))
+    assert verdict.outcome == outcome
+    assert verdict.tags == ("another model",)
+    difference = 100 * (after - before) / n
+    assert f"{difference:.1f} [" in verdict.measured and f"n {n}" in verdict.measured
+
+
+def test_a_claim_of_several_comparisons_needs_each_of_them() -> None:
+    base, arora = rows("base", "harmful", share(300, 180)), rows("arora", "harmful", share(300, 60))
+    one = claim("superiority", second=["base", "control"], claimed="lower")
+    assert only(items(base, arora), one).outcome == NOT_TESTABLE
+    for falls, outcome in ((180, SUPPORTED), (60, REFUTED), (80, UNDECIDED)):
+        control = rows("control", "harmful", share(300, falls))
+        assert only(items(base, arora, control), one).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    "n, right, outcome",
+    [(400, 100, SUPPORTED), (400, 300, REFUTED), (16, 4, UNDECIDED), (0, 0, NOT_TESTABLE)],
+)
+def test_equivalence_with_a_number(n: int, right: int, outcome: str) -> None:
+    one = claim("equivalence", metric=["choice_accuracy"], first=["eco"], value=0.25)
+    assert only(items(rows("eco", "choice_right", share(n, right))), one).outcome == outcome
+
+
+@pytest.mark.parametrize("fall, noise, outcome", [(0.0, 0.1, SUPPORTED), (0.3, 0.1, REFUTED)])
+def test_non_inferiority_of_a_score(fall: float, noise: float, outcome: str) -> None:
+    draws = np.random.default_rng(0)
+    target = draws.normal(0.6, noise, 100)
+    after = target - fall + draws.normal(0, noise, 100)
+    table = items(rows("target", "rougeL_recall", target), rows("idk", "rougeL_recall", after))
+    one = claim("non_inferiority", metric=["rougeL_recall"], first=["idk"], second=["target"])
+    assert only(table, one).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    "n, count, outcome",
+    [(299, 0, SUPPORTED), (297, 0, UNDECIDED), (400, 20, REFUTED), (400, 3, UNDECIDED)],
+)
+def test_bound_is_clopper_and_pearsons(n: int, count: int, outcome: str) -> None:
+    table = items(rows("eco", "false_alarm", share(n, count), split="guard_retain"))
+    keys: dict[str, Any] = {"metric": ["false_positive_rate"], "first": ["eco"], "value": 0.01}
+    verdict = only(table, claim("bound", **keys))
+    assert verdict.outcome == outcome
+    limit = stats.beta.ppf(0.95, count + 1, n - count)
+    assert f"at most {100 * limit:.2g} %" in verdict.measured
+    label = only(table, claim("by_construction", **keys, why="it cannot fail"))
+    assert label.outcome == NOT_TESTABLE and "by construction" in label.why
+    assert label.measured == verdict.measured
+
+
+@pytest.mark.parametrize("value, outcome", [(0.25, SUPPORTED), (0.26, REFUTED)])
+def test_exact(value: float, outcome: str) -> None:
+    table = items(rows("arora", "harmful", share(4, 1)))
+    assert only(table, claim("exact", value=value, margin=1e-6)).outcome == outcome
+
+
+def answers(method: str, forget: float, retain: float, n: int) -> list[dict[str, Any]]:
+    """Items of a model that answers right with so much confidence."""
+    draws = np.random.default_rng(1)
+    parts = []
+    for split in ("forget", "retain"):
+        quality = forget if split == "forget" else retain
+        scores = np.clip(draws.normal(quality, 0.05, n), 0.01, 0.99)
+        for metric in ("rougeL_recall", "cosine", "token_entropy"):
+            parts += rows(method, metric, scores, "authors", split=split)
+        parts += rows(method, "entailment", scores > draws.random(n), "authors", split=split)
+        parts += rows(method, "loss_answer", -np.log(scores), "authors", split=split)
+        parts += rows(method, "loss_wrong_1", -np.log(1 - scores), "authors", split=split)
+        parts += rows(method, "truth_ratio", scores / (1 - scores), "authors", split=split)
+    return parts
+
+
+@pytest.mark.parametrize(
+    "first, second, outcome",
+    [
+        ((0.2, 0.8), (0.2, 0.5), SUPPORTED),
+        ((0.1, 0.8), (0.4, 0.5), SUPPORTED),
+        ((0.2, 0.5), (0.2, 0.8), REFUTED),
+        ((0.4, 0.5), (0.1, 0.8), REFUTED),
+        ((0.1, 0.5), (0.4, 0.8), NOT_TESTABLE),
+        ((0.4, 0.8), (0.1, 0.5), NOT_TESTABLE),
+    ],
+)
+def test_matched_compares_at_equal_forgetting(
+    first: tuple[float, float], second: tuple[float, float], outcome: str
+) -> None:
+    table = items(answers("me_gd", *first, n=120), answers("ga_gd", *second, n=120))
+    keys: dict[str, Any] = {"task": "authors", "metric": ["mu"], "margin": 0.05}
+    verdict = only(table, claim("matched", first=["me_gd"], second=["ga_gd"], **keys))
+    assert verdict.outcome == outcome, verdict.text
+    assert "MU" in verdict.measured and "FE" in verdict.measured
+
+
+@pytest.mark.parametrize("shift, outcome", [(0.0, SUPPORTED), (4.0, REFUTED)])
+def test_a_distance_is_judged_above_the_noise_floor(shift: float, outcome: str) -> None:
+    draws = np.random.default_rng(2)
+    retain, eco = draws.normal(size=200), draws.normal(size=200) + shift
+    table = items(
+        rows("retain_model", "truth_ratio", np.exp(retain), "authors"),
+        rows("eco", "truth_ratio", np.exp(eco), "authors"),
+    )
+    keys: dict[str, Any] = {"task": "authors", "metric": ["ks_distance"], "first": ["eco"]}
+    keys |= {"value": "noise_floor", "claimed": "lower", "margin": 0.2}
+    assert only(table, claim("non_inferiority", **keys)).outcome == outcome
+
+
+def test_a_closed_gate_says_why() -> None:
+    table = items(
+        rows("base", "harmful", share(200, 120)),
+        rows("arora", "harmful", share(200, 20)),
+        rows("base", "choice_right", share(10, 8)),
+    )
+    gate = {"says": "it knows", "metric": "choice_accuracy", "method": "base", "least": 0.8}
+    one = claim("superiority", second=["base"], claimed="lower", gates=[gate])
+    assert only(table, one).outcome == SUPPORTED
+    for change in ({"least": 0.9}, {"method": "target"}, {"most": 0.5, "least": 0}):
+        closed = only(
+            table, claim("superiority", second=["base"], claimed="lower", gates=[gate | change])
+        )
+        assert closed.outcome == NOT_TESTABLE and "it knows" in closed.why
+    untaught = gate | {"method": "target", "least": 0.9, "untaught": 0.5}
+    open_gate = claim("superiority", second=["base"], claimed="lower", gates=[untaught])
+    assert only(table, open_gate).outcome == SUPPORTED
+
+
+def test_holm_corrects_the_headlines_of_a_paper() -> None:
+    table = items(rows("base", "harmful", share(60, 34)), rows("arora", "harmful", share(60, 24)))
+    one = claim("superiority", second=["base"], claimed="lower", headline=True)
+    alone = only(table, one)
+    assert alone.outcome == SUPPORTED and alone.p is not None and alone.p > 0.05 / 100
+    many = [claim(**{**vars(one), "id": str(number)}) for number in range(100)]
+    verdicts = judge(table, "laptop", claims=many)
+    assert {verdict.outcome for verdict in verdicts} == {UNDECIDED}
+    assert verdicts[0].p == pytest.approx(min(1, 100 * alone.p))
+    quiet = [claim(**{**vars(each), "headline": False}) for each in many]
+    assert {v.outcome for v in judge(table, "laptop", claims=quiet)} == {SUPPORTED}
+
+
+def test_undecided_says_how_many_questions_would_do() -> None:
+    draws = np.random.default_rng(3)
+    base, arora = (list(draws.random(100) < 0.5) for _ in range(2))
+    table = items(rows("base", "harmful", base), rows("arora", "harmful", arora))
+    verdict = only(table, claim("superiority", second=["base"], claimed="lower"))
+    error = np.std(np.subtract(arora, base, dtype=float)) / 10
+    effect = error * (stats.t.ppf(0.975, 99) + stats.t.ppf(0.8, 99))
+    words = verdict.why.split()
+    assert verdict.outcome == UNDECIDED
+    assert float(words[words.index("of") + 1]) == pytest.approx(100 * effect, rel=0.1)
+    assert float(words[-1].replace(",", "")) == pytest.approx(100 * (effect / 0.1) ** 2, rel=0.15)
+
+
+def test_conditions_are_patterns_in_the_order_of_their_numbers() -> None:
+    parts = [
+        rows("eco", "missed", share(100, count), "authors", condition=f"{size} parameters")
+        for size, count in ((900, 10), (10000, 60), (2000, 30))
+    ]
+    keys: dict[str, Any] = {"condition": [r"\d+ parameters"], "other_condition": r"\d+ parameters"}
+    keys |= {"task": "authors", "metric": ["false_negative_rate"], "first": ["eco"]}
+    verdict = only(items(*parts), claim("superiority", second=["eco"], split="forget", **keys))
+    assert verdict.outcome == SUPPORTED and "50.0 [" in verdict.measured
+
+
+def test_the_same_measurement_is_counted_once_and_a_refuted_headline_fails() -> None:
+    table = items(rows("base", "harmful", share(400, 9)), rows("arora", "harmful", share(400, 9)))
+    own = claim("superiority", second=["base"], claimed="lower", headline=True)
+    same = claim(claims.SAME, id="two", same_measurement_as="one")
+    verdicts = judge(table, "laptop", claims=[same, own])
+    assert [verdict.outcome for verdict in verdicts] == [REFUTED, REFUTED]
+    assert claims.counts(verdicts)[REFUTED] == 1
+    text, passes = claims.verify(verdicts)
+    assert not passes and "one" in text and "0.0 [" in text
+    assert list(claims.table(verdicts)["Verdict"]) == [REFUTED, REFUTED]
+    assert list(claims.of_notebook(verdicts, "01")["Claim"]) == ["It is so"]
+    assert claims.of_notebook(verdicts, "02").empty
+
+
+@pytest.mark.parametrize(
+    "change, hint",
+    [("margn: 1", "margin"), ("kind: superiorty", "superiority"), ("gates: [{mots: 1}]", "most")],
+)
+def test_a_wrong_word_is_refused_with_the_nearest(tmp_path: Path, change: str, hint: str) -> None:
+    path = tmp_path / "claims.yaml"
+    kind = "" if change.startswith("kind") else "kind: bound, "
+    path.write_text(f"claims:\n- {{id: one, {kind}{change}}}\n")
+    with pytest.raises(CompanionError, match=rf"one .*did you mean '{hint}'"):
+        claims.read_claims(path)
+
+
+COMMITTED = claims.read_claims()
+NEEDS = {"superiority": ("second", "margin"), "matched": ("second", "margin")}
+NEEDS |= {"bound": ("value",), "equivalence": ("margin",), "non_inferiority": ("margin",)}
+
+
+@pytest.mark.parametrize("one", COMMITTED, ids=lambda one: one.id)
+def test_a_committed_claim_can_be_judged(one: Claim) -> None:
+    ids = [other.id for other in COMMITTED]
+    own = {other.id for other in COMMITTED if other.kind != claims.SAME}
+    assert ids.count(one.id) == 1
+    assert one.notebook in ("01", "02", "03", "04") and one.claimed in ("higher", "lower")
+    for metric in (*one.metric, *(gate["metric"] for gate in one.gates)):
+        metric_of(metric)
+    if one.kind == claims.SAME:
+        assert one.same_measurement_as in own
+    elif one.kind == claims.UNTESTED:
+        assert one.why
+    else:
+        assert one.task in TASKS and one.metric and one.first
+        assert all(getattr(one, key) for key in NEEDS.get(one.kind, ("why",)))
+
+
+def test_the_papers_have_their_59_claims() -> None:
+    assert Counter(one.paper["title"].split()[0] for one in COMMITTED) == {
+        "Arora": 22,
+        "Liu": 18,
+        "Yuan": 19,
+    }
+
+
+def test_reported_numbers_stand_beside_ours() -> None:
+    table = pd.read_csv(ROOT / "notebooks" / "reported.csv")
+    assert set(table["task"]) <= set(TASKS) and table["value"].notna().all()
+    for metric in table["metric"].unique():
+        metric_of(metric)
