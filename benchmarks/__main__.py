@@ -21,9 +21,8 @@ import torch
 
 from benchmarks import eco, opt
 from benchmarks.rows import prepare
-from unlearn_lib.errors import CompanionError, nearest
-from unlearn_lib.profiles import ROOT
-from unlearn_lib.runs import provenance, write_text
+from unlearn_lib.store import provenance
+from unlearn_lib.util import ROOT, CompanionError, nearest, write_text
 
 Record = dict[str, Any]
 

@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from unlearn_lib import assets, generation, models
-from unlearn_lib.batches import TextEncoder
-from unlearn_lib.datasets.authors import write_authors
-from unlearn_lib.datasets.guard_prompts import general_prompts
-from unlearn_lib.eco.classifier import PromptClassifier
-from unlearn_lib.eco.guard import Guard
-from unlearn_lib.eco.model import EcoModel
-from unlearn_lib.eco.tokens import Frame
-from unlearn_lib.settings import CorruptionSettings, PromptClassifierSettings
+from unlearn_lib import assets
+from unlearn_lib.data.authors import write_authors
+from unlearn_lib.data.guard_prompts import general_prompts
+from unlearn_lib.guard.fit import fit_guard
+from unlearn_lib.guard.model import Guard, GuardedModel
+from unlearn_lib.guard.tokens import Frame
+from unlearn_lib.model import generate, loading
+from unlearn_lib.model.tokens import TextEncoder
+from unlearn_lib.settings import CorruptionSettings, GuardSettings, TextClassifierSettings
 
 PROMPTS, NEW_TOKENS, BATCH, REPEATS = 200, 32, 48, 3
 GUARDED = 2 * BATCH
@@ -22,10 +22,10 @@ GUARDED = 2 * BATCH
 TRAINED, KEPT = 96, 160
 PUBLISHED_MILLISECONDS = 21.0
 """Liu et al. 2024: the classifier takes less than this a prompt, on their hardware."""
-CLASSIFIER = PromptClassifierSettings(
+CLASSIFIER = TextClassifierSettings(
     base="sentence-transformers/all-MiniLM-L6-v2", epochs=2, learning_rate=3e-4, maximum_length=128
 )
-CORRUPTION = CorruptionSettings(name="rand_noise_first_n", tokens="names")
+CORRUPTION = CorruptionSettings(name="rand_noise_first_n")
 SEED, OTHER_AUTHORS = 0, 1
 
 Result = TypeVar("Result")
@@ -41,19 +41,21 @@ def fitted_guard(kept: Sequence[str]) -> Guard:
     """A guard of fictitious authors, fitted in few steps against ordinary prompts."""
     encoder = assets.find_model(CLASSIFIER.base).folder
     forget = author_questions(TRAINED, SEED)
-    classifier = PromptClassifier.fit(encoder, forget, kept, CLASSIFIER, SEED)
-    return Guard("entities", classifier, 0.5, CORRUPTION, 1.0)
+    settings = GuardSettings(
+        classifier=CLASSIFIER, corruption=CORRUPTION, threshold=0.5, strength=1.0
+    )
+    return fit_guard("authors", encoder, forget, kept, (), settings, SEED)
 
 
-def measured(found: models.LanguageModel) -> dict[str, Any]:
+def measured(found: loading.LanguageModel) -> dict[str, Any]:
     """Time plain and guarded answers in turn, then the guard alone, in milliseconds a prompt.
 
     The guard was fitted on none of the ordinary prompts that are answered.
     """
     encoder = TextEncoder(found.tokenizer, "chat", 96, NEW_TOKENS, found.context)
-    ordinary = [text for text in general_prompts("truthful_qa")[0] if encoder.fits(text)]
+    ordinary = [text for text in general_prompts("truthful_qa") if encoder.fits(text)]
     guard = fitted_guard(ordinary[PROMPTS : PROMPTS + KEPT])
-    model = EcoModel(found.model, found.tokenizer, guard, Frame.of(encoder.prompt))
+    model = GuardedModel(found.model, found.tokenizer, guard, Frame.of(encoder.prompt))
     detected = author_questions(GUARDED, OTHER_AUTHORS)
     prompts, questions = (
         [encoder.prompt(text) for text in texts] for texts in (ordinary[:PROMPTS], detected)
@@ -69,7 +71,7 @@ def measured(found: models.LanguageModel) -> dict[str, Any]:
 
 
 def answering(
-    guarded: models.LanguageModel, plain: models.LanguageModel, prompts: Sequence[Sequence[int]]
+    guarded: loading.LanguageModel, plain: loading.LanguageModel, prompts: Sequence[Sequence[int]]
 ) -> dict[str, Any]:
     """Seconds to answer guarded and plain, warmed up on a batch, and how many answers are equal."""
     ways = (guarded, plain)
@@ -86,7 +88,7 @@ def answering(
     }
 
 
-def milliseconds(model: EcoModel, prompts: Sequence[Sequence[int]], size: int) -> float:
+def milliseconds(model: GuardedModel, prompts: Sequence[Sequence[int]], size: int) -> float:
     """What the guard takes a prompt at a batch size: reading, judging, choosing tokens."""
     batches = [prompts[start : start + size] for start in range(0, len(prompts), size)]
     seconds = [sum(_timed(model.plan, batch)[1] for batch in batches) for _ in range(REPEATS)]
@@ -120,8 +122,8 @@ def records(found: dict[str, Any]) -> list[dict[str, Any]]:
     return [answering, *own]
 
 
-def _answers(found: models.LanguageModel, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-    return generation.continuations(found, prompts, NEW_TOKENS, BATCH, share=False)
+def _answers(found: loading.LanguageModel, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    return generate.continuations(found, prompts, NEW_TOKENS, BATCH, share=False)
 
 
 def _timed(call: Callable[..., Result], *given: Any) -> tuple[Result, float]:

@@ -16,22 +16,23 @@ import torch
 
 from benchmarks import eco, implant, published, score, work
 from benchmarks.rows import SEED, STEP, read_pools, read_prompts
-from unlearn_lib import generation, models, training
 from unlearn_lib.assets import Asset
-from unlearn_lib.methods import find_method
-from unlearn_lib.runs import PeakMemory
+from unlearn_lib.model import generate, loading
 from unlearn_lib.settings import LoraSettings, ModelSettings
-from unlearn_lib.steps import Step
+from unlearn_lib.store import PeakMemory
+from unlearn_lib.unlearn import trainer
+from unlearn_lib.unlearn.methods import find_method
+from unlearn_lib.unlearn.steps import Step, draw_steps
 
 LORA = LoraSettings(rank=16, alpha=32, targets=("q_proj", "v_proj"))
-METHOD = find_method(STEP.uses)
+METHOD = find_method("ga_mismatch_kl")
 
 
-def _load(weights: Path, precision: str, quantization: str = "none") -> models.LanguageModel:
+def _load(weights: Path, precision: str, quantization: str = "none") -> loading.LanguageModel:
     settings = _settings(precision, quantization)
-    found = models.load(Asset("bench", weights, "bench", ""), settings)
+    found = loading.load(Asset("bench", weights, "bench", ""), settings)
     if found.hardware["precision_got"] != precision and quantization == "none":
-        print(f"{precision} is not to be had here.", file=sys.stderr)
+        print(f"{precision} is not available here.", file=sys.stderr)
     return found
 
 
@@ -41,14 +42,14 @@ def _settings(precision: str, quantization: str) -> ModelSettings:
 
 
 def ours(weights: Path, rows: Path, precision: str, quantization: str = "none") -> dict[str, Any]:
-    """Steps of `training.unlearn` itself, Trainer's share in them."""
+    """Steps of `trainer.unlearn` itself, Trainer's share in them."""
     found = _load(weights, precision, quantization)
-    models.make_trainable(found, _settings(precision, quantization), SEED)
+    loading.make_trainable(found, _settings(precision, quantization), SEED)
     pools = read_pools(rows)
-    steps = training.draw_steps(pools, METHOD, STEP, SEED)
+    steps = draw_steps(pools, METHOD, STEP, SEED)
     counted = [work.packed_step(found.model, step) for step in steps]
     with tempfile.TemporaryDirectory() as folder:
-        outcome = training.unlearn(found, METHOD, STEP, pools, SEED, Path(folder) / "run")
+        outcome = trainer.unlearn(found, METHOD, STEP, pools, SEED, Path(folder) / "run")
     seconds = [row["seconds"] for row in outcome.history]
     losses = [row["total"] for row in outcome.history]
     return _steps(seconds, losses, steps, counted) | {"precision": found.hardware["precision_got"]}
@@ -58,13 +59,13 @@ def baseline(weights: Path, rows: Path) -> dict[str, Any]:
     """Steps of the published loop in float32."""
     from transformers import AutoModelForCausalLM
 
-    device = models.choose_device("auto")
+    device = loading.choose_device("auto")
     copies = [
         AutoModelForCausalLM.from_pretrained(weights, dtype=torch.float32).to(device)
         for _ in range(2)
     ]
-    trained = models.LanguageModel(copies[0], None)
-    models.make_trainable(trained, _settings("float32", "none"), SEED)
+    trained = loading.LanguageModel(copies[0], None)
+    loading.make_trainable(trained, _settings("float32", "none"), SEED)
     frozen = copies[1].eval().requires_grad_(False)
     model = trained.model.train()
     optimizer = torch.optim.AdamW(
@@ -75,7 +76,7 @@ def baseline(weights: Path, rows: Path) -> dict[str, Any]:
     pad = model.config.pad_token_id
     weighting = {"forget": STEP.forget_weight, "mismatch": STEP.mismatch_weight}
     weighting["retain"] = STEP.retain_weight
-    steps = training.draw_steps(read_pools(rows), METHOD, STEP, SEED)
+    steps = draw_steps(read_pools(rows), METHOD, STEP, SEED)
     seconds, losses = [], []
     for step in steps:
         began = time.perf_counter()
@@ -108,7 +109,7 @@ def book(
     """Steps that implant or forget the embedded saga, LoRA with dropout on all linear layers."""
     found = _load(weights, precision, quantization)
     settings = _settings(precision, quantization).model_copy(update={"lora": implant.LORA})
-    models.make_trainable(found, settings, SEED)
+    loading.make_trainable(found, settings, SEED)
     return implant.measured(found, kind) | {"precision": found.hardware["precision_got"]}
 
 
@@ -124,13 +125,13 @@ def guarded(weights: Path, rows: Path, precision: str = "float32") -> dict[str, 
     return eco.measured(found) | {"precision": found.hardware["precision_got"]}
 
 
-def generate(weights: Path, rows: Path, batch: str, every: str) -> dict[str, Any]:
+def generated(weights: Path, rows: Path, batch: str, every: str) -> dict[str, Any]:
     """Greedy answers of up to 60 tokens; counts the tokens of the answers, not padding."""
     found = _load(weights, "bfloat16")
     prompts = read_prompts(rows)[:: int(every)]
-    generation.answers(found, prompts[:1], 4)
+    generate.answers(found, prompts[:1], 4)
     began = time.perf_counter()
-    texts = generation.answers(found, prompts, 60, int(batch))
+    texts = generate.answers(found, prompts, 60, int(batch))
     seconds = time.perf_counter() - began
     tokens = sum(len(found.tokenizer(text)["input_ids"]) for text in texts)
     return {"seconds": seconds, "tokens": tokens, "precision": found.hardware["precision_got"]}
@@ -138,7 +139,7 @@ def generate(weights: Path, rows: Path, batch: str, every: str) -> dict[str, Any
 
 def matmul(weights: Path, rows: Path) -> dict[str, Any]:
     """The machine's own limit: GFLOP/s of products of the model's shapes, per precision."""
-    device = models.choose_device("auto")
+    device = loading.choose_device("auto")
     width, inner = work.widths(weights)
     found = {}
     for precision in (torch.bfloat16, torch.float32):
@@ -165,7 +166,7 @@ WHAT: dict[str, Callable[..., dict[str, Any]]] = {
     "ours": ours,
     "book": book,
     "baseline": baseline,
-    "generate": generate,
+    "generate": generated,
     "score": scored,
     "eco": guarded,
     "matmul": matmul,

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from unlearn_lib.batches import Example
-from unlearn_lib.steps import Step
+from unlearn_lib.model.tokens import Example
+from unlearn_lib.unlearn.steps import Step
 
 Batch = dict[str, torch.Tensor]
 

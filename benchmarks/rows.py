@@ -4,17 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from unlearn_lib.batches import Example
+from unlearn_lib.model.tokens import Example
 from unlearn_lib.settings import MethodSettings
-from unlearn_lib.steps import Pools
+from unlearn_lib.unlearn.steps import Pools
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PROMPTS = 64
 SEED = 0
 STEP = MethodSettings(
-    name="bench",
     uses="ga_mismatch_kl",
-    label="Arora et al. 2024",
     steps=6,
     batch_size=2,
     learning_rate=2e-4,
@@ -33,25 +31,25 @@ def prepare(path: Path) -> Path:
     from transformers import AutoTokenizer
 
     from unlearn_lib.assets import find_model
-    from unlearn_lib.batches import TextEncoder
-    from unlearn_lib.datasets import harmful
-    from unlearn_lib.settings import HarmfulData
+    from unlearn_lib.data import harm
+    from unlearn_lib.model.tokens import TextEncoder
+    from unlearn_lib.settings import HarmData
 
-    chosen = HarmfulData(forget="human_scored", retain="truthful_qa", template="chat")
+    chosen = HarmData(forget="human_scored", retain="truthful_qa", template="chat")
     folder = find_model(MODEL).folder
     tokenizer = AutoTokenizer.from_pretrained(folder)
     encoder = TextEncoder(
         tokenizer, chosen.template, chosen.prompt_tokens, chosen.answer_tokens, context=2048
     )
-    data = harmful.load(chosen, encoder.fits)
+    data = harm.load(chosen, encoder.fits)
     examples = {
-        "forget": [encoder.example(row["question"], row["answer"]) for row in data.forget],
-        "retain": [encoder.example(row["question"], *row["answers"]) for row in data.retain],
+        "forget": [encoder.example(row.question, row.answer) for row in data.forget],
+        "retain": [encoder.example(row.question, *row.answers) for row in data.retain],
     }
     content: dict[str, Any] = {
         name: [[e.prompt, e.answers] for e in found] for name, found in examples.items()
     }
-    questions = data.evaluation["question"][:PROMPTS]
+    questions = data.evaluation[:PROMPTS]
     content["prompts"] = [encoder.prompt(question) for question in questions]
     path.write_text(json.dumps(content))
     return folder

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from unlearn_lib import models, scoring
-from unlearn_lib.batches import Example, TextEncoder
-from unlearn_lib.datasets.authors import write_authors
+from unlearn_lib.data.authors import write_authors
+from unlearn_lib.model import loading, scoring
+from unlearn_lib.model.tokens import Example, TextEncoder
 
 AUTHORS, QUESTIONS, SEED = 4, 8, 0
 REPEATS, BATCH = 3, 16
 
 
-def candidates(found: models.LanguageModel) -> list[Example]:
+def candidates(found: loading.LanguageModel) -> list[Example]:
     """Questions about fictitious authors, each with its seven answers."""
     encoder = TextEncoder(found.tokenizer, "chat", 96, 40, found.context)
     rows = [row for each in write_authors(AUTHORS, SEED, QUESTIONS) for row in each.questions]
@@ -56,7 +56,7 @@ def row_per_candidate(model: Any, examples: Sequence[Example], pad: int) -> np.n
     return torch.cat(losses).cpu().numpy()
 
 
-def measured(found: models.LanguageModel) -> dict[str, Any]:
+def measured(found: loading.LanguageModel) -> dict[str, Any]:
     """Time both ways in turn, and say how far apart their losses are, in nats per token."""
     examples = candidates(found)
     pad = found.tokenizer.pad_token_id

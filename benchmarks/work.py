@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import published
-from unlearn_lib.batches import pack
-from unlearn_lib.steps import Step
+from unlearn_lib.model.packing import pack
+from unlearn_lib.unlearn.steps import Step
 
 
 def widths(weights: Path) -> tuple[int, int]:

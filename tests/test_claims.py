@@ -23,12 +23,10 @@ def rows(
     method: str, metric: str, values: Sequence[float], task: str = "harm", **more: str
 ) -> list[dict[str, Any]]:
     """One item per value."""
-    place = {"split": "forget", "condition": "", "model": "our/model"} | more
+    same = dict.fromkeys(COLUMNS, "") | {"model": "our/model", "seed": 1, "split": "forget"}
+    same |= {"task": task, "method": method, "metric": metric} | more
     return [
-        dict.fromkeys(COLUMNS, "")
-        | {"task": task, "method": method, "metric": metric, "value": float(value), "seed": 1}
-        | {"item": f"{place['split']}{i}", "cluster": f"{place['split']}{i}"}
-        | place
+        same | {"item": str(i), "cluster": str(i), "value": float(value)}
         for i, value in enumerate(values)
     ]
 
@@ -52,6 +50,16 @@ def share(n: int, count: int) -> list[float]:
     return [1.0] * count + [0.0] * (n - count)
 
 
+def harm(n: int, before: int, after: int) -> Items:
+    """Answers of the base model and of the published update."""
+    return items(
+        rows("base", "harmful", share(n, before)), rows("arora", "harmful", share(n, after))
+    )
+
+
+FALLS: dict[str, Any] = {"kind": "superiority", "second": ["base"], "claimed": "lower"}
+
+
 @pytest.mark.parametrize(
     "n, before, after, outcome",
     [
@@ -63,10 +71,7 @@ def share(n: int, count: int) -> list[float]:
     ],
 )
 def test_superiority(n: int, before: int, after: int, outcome: str) -> None:
-    table = items(
-        rows("base", "harmful", share(n, before)), rows("arora", "harmful", share(n, after))
-    )
-    verdict = only(table, claim("superiority", second=["base"], claimed="lower"))
+    verdict = only(harm(n, before, after), claim(**FALLS))
     assert verdict.outcome == outcome
     assert verdict.tags == ("another model",)
     difference = 100 * (after - before) / n
@@ -74,12 +79,12 @@ def test_superiority(n: int, before: int, after: int, outcome: str) -> None:
 
 
 def test_a_claim_of_several_comparisons_needs_each_of_them() -> None:
-    base, arora = rows("base", "harmful", share(300, 180)), rows("arora", "harmful", share(300, 60))
-    one = claim("superiority", second=["base", "control"], claimed="lower")
-    assert only(items(base, arora), one).outcome == NOT_TESTABLE
-    for falls, outcome in ((180, SUPPORTED), (60, REFUTED), (80, UNDECIDED)):
-        control = rows("control", "harmful", share(300, falls))
-        assert only(items(base, arora, control), one).outcome == outcome
+    one, table = claim(**FALLS | {"second": ["base", "control"]}), harm(300, 180, 60)
+    assert only(table, one).outcome == NOT_TESTABLE
+    for falls, outcome in ((180, SUPPORTED), (60, REFUTED), (75, UNDECIDED)):
+        control = rows("control", "harmful", share(300, falls)[::-1])
+        both = Items(pd.concat([table.frame, pd.DataFrame(control)]))
+        assert only(both, one).outcome == outcome
 
 
 @pytest.mark.parametrize(
@@ -119,8 +124,7 @@ def test_bound_is_clopper_and_pearsons(n: int, count: int, outcome: str) -> None
 
 @pytest.mark.parametrize("value, outcome", [(0.25, SUPPORTED), (0.26, REFUTED)])
 def test_exact(value: float, outcome: str) -> None:
-    table = items(rows("arora", "harmful", share(4, 1)))
-    assert only(table, claim("exact", value=value, margin=1e-6)).outcome == outcome
+    assert only(harm(4, 2, 1), claim("exact", value=value, margin=1e-6)).outcome == outcome
 
 
 def answers(method: str, forget: float, retain: float, n: int) -> list[dict[str, Any]]:
@@ -173,43 +177,39 @@ def test_a_distance_is_judged_above_the_noise_floor(shift: float, outcome: str) 
     assert only(table, claim("non_inferiority", **keys)).outcome == outcome
 
 
-def test_a_closed_gate_says_why() -> None:
-    table = items(
-        rows("base", "harmful", share(200, 120)),
-        rows("arora", "harmful", share(200, 20)),
-        rows("base", "choice_right", share(10, 8)),
-    )
-    gate = {"says": "it knows", "metric": "choice_accuracy", "method": "base", "least": 0.8}
-    one = claim("superiority", second=["base"], claimed="lower", gates=[gate])
-    assert only(table, one).outcome == SUPPORTED
-    for change in ({"least": 0.9}, {"method": "target"}, {"most": 0.5, "least": 0}):
-        closed = only(
-            table, claim("superiority", second=["base"], claimed="lower", gates=[gate | change])
-        )
-        assert closed.outcome == NOT_TESTABLE and "it knows" in closed.why
-    untaught = gate | {"method": "target", "least": 0.9, "untaught": 0.5}
-    open_gate = claim("superiority", second=["base"], claimed="lower", gates=[untaught])
-    assert only(table, open_gate).outcome == SUPPORTED
+@pytest.mark.parametrize(
+    "change, outcome",
+    [
+        ({}, SUPPORTED),
+        ({"least": 0.7}, NOT_TESTABLE),
+        ({"most": 0.5, "least": 0}, NOT_TESTABLE),
+        ({"method": "target"}, NOT_TESTABLE),
+        ({"method": "target", "least": 0.9, "untaught": 0.5}, SUPPORTED),
+    ],
+)
+def test_a_closed_gate_says_why(change: dict[str, Any], outcome: str) -> None:
+    gate = {"says": "it knows", "metric": "harmful_rate", "method": "base", "least": 0.6}
+    verdict = only(harm(200, 120, 20), claim(**FALLS, gates=[gate | change]))
+    assert verdict.outcome == outcome
+    assert ("it knows" in verdict.why) == (outcome == NOT_TESTABLE)
 
 
 def test_holm_corrects_the_headlines_of_a_paper() -> None:
-    table = items(rows("base", "harmful", share(60, 34)), rows("arora", "harmful", share(60, 24)))
-    one = claim("superiority", second=["base"], claimed="lower", headline=True)
-    alone = only(table, one)
-    assert alone.outcome == SUPPORTED and alone.p is not None and alone.p > 0.05 / 100
-    many = [claim(**{**vars(one), "id": str(number)}) for number in range(100)]
-    verdicts = judge(table, "laptop", claims=many)
-    assert {verdict.outcome for verdict in verdicts} == {UNDECIDED}
-    assert verdicts[0].p == pytest.approx(min(1, 100 * alone.p))
-    quiet = [claim(**{**vars(each), "headline": False}) for each in many]
-    assert {v.outcome for v in judge(table, "laptop", claims=quiet)} == {SUPPORTED}
+    table = harm(60, 34, 26)
+    alone = only(table, claim(**FALLS, headline=True))
+    assert alone.outcome == SUPPORTED and alone.p is not None and alone.p > 0.05 / 20
+    for headline, outcome in ((True, UNDECIDED), (False, SUPPORTED)):
+        many = [claim(**FALLS, headline=headline, id=str(number)) for number in range(20)]
+        verdicts = judge(table, "laptop", claims=many)
+        assert {verdict.outcome for verdict in verdicts} == {outcome}
+        assert verdicts[0].p == pytest.approx(min(1, (20 if headline else 1) * alone.p))
 
 
 def test_undecided_says_how_many_questions_would_do() -> None:
     draws = np.random.default_rng(3)
     base, arora = (list(draws.random(100) < 0.5) for _ in range(2))
     table = items(rows("base", "harmful", base), rows("arora", "harmful", arora))
-    verdict = only(table, claim("superiority", second=["base"], claimed="lower"))
+    verdict = only(table, claim(**FALLS))
     error = np.std(np.subtract(arora, base, dtype=float)) / 10
     effect = error * (stats.t.ppf(0.975, 99) + stats.t.ppf(0.8, 99))
     words = verdict.why.split()
@@ -230,10 +230,8 @@ def test_conditions_are_patterns_in_the_order_of_their_numbers() -> None:
 
 
 def test_the_same_measurement_is_counted_once_and_a_refuted_headline_fails() -> None:
-    table = items(rows("base", "harmful", share(400, 9)), rows("arora", "harmful", share(400, 9)))
-    own = claim("superiority", second=["base"], claimed="lower", headline=True)
     same = claim(claims.SAME, id="two", same_measurement_as="one")
-    verdicts = judge(table, "laptop", claims=[same, own])
+    verdicts = judge(harm(400, 9, 9), "laptop", claims=[same, claim(**FALLS, headline=True)])
     assert [verdict.outcome for verdict in verdicts] == [REFUTED, REFUTED]
     assert claims.counts(verdicts)[REFUTED] == 1
     text, passes = claims.verify(verdicts)
@@ -278,11 +276,8 @@ def test_a_committed_claim_can_be_judged(one: Claim) -> None:
 
 
 def test_the_papers_have_their_59_claims() -> None:
-    assert Counter(one.paper["title"].split()[0] for one in COMMITTED) == {
-        "Arora": 22,
-        "Liu": 18,
-        "Yuan": 19,
-    }
+    papers = Counter(one.paper["title"].split()[0] for one in COMMITTED)
+    assert papers == {"Arora": 22, "Liu": 18, "Yuan": 19}
 
 
 def test_reported_numbers_stand_beside_ours() -> None:

@@ -28,7 +28,6 @@ from unlearn_lib.util import CompanionError
 # --- corruptions -----------------------------------------------------------------------------
 
 MOVES = ["reverse_order", "shuffle"]
-NOISY = [name for name in CORRUPTIONS if "noise" in name]
 # By absolute value, row 0 ranks its components 1, 3, 0, 2 and row 2 ranks them 2, 0, 3, 1.
 EMBEDDINGS = torch.tensor([[1.0, -4, 0.5, 2], [9, 9, 9, 9], [-3, 0.25, 5, 1], [6, 7, 8, -9]])
 CHOSEN = torch.tensor([True, False, True, False])
@@ -111,25 +110,6 @@ def test_only_dims_components_of_chosen_rows_change_and_never_the_input(
         assert ((result != embeddings).sum(dim=1) <= most).all()
 
 
-@given(problems(), st.integers(1, 5))
-def test_padding_changes_nothing(problem: dict[str, Any], padding: int) -> None:
-    alone, embeddings = corrupt(**problem), problem["embeddings"]
-    pad = embeddings.new_full((padding, embeddings.shape[1]), 7)
-    problem["embeddings"] = torch.cat([pad, embeddings])
-    problem["chosen"] = torch.cat([torch.zeros(padding, dtype=torch.bool), problem["chosen"]])
-    assert torch.equal(corrupt(**problem)[padding:], alone)
-
-
-@pytest.mark.parametrize("name", NOISY)
-def test_noise_is_the_same_in_every_dtype(name: str) -> None:
-    zeros, every = torch.zeros(6, 9), torch.ones(6, dtype=torch.bool)
-    wide, narrow = (
-        corrupt(zeros.to(dtype), every, name, 5.0, dims=4)
-        for dtype in (torch.float64, torch.bfloat16)
-    )
-    assert_close(narrow.double(), wide, rtol=2**-8, atol=1e-6)
-
-
 def test_a_prompts_seed_is_the_same_everywhere_and_its_own() -> None:
     # printf '2:Où ? 東京' | sha256sum | cut -c 1-8
     assert prompt_seed("Où ? 東京", 2) == 0x77ACEBA5
@@ -142,10 +122,8 @@ def test_a_prompts_seed_is_the_same_everywhere_and_its_own() -> None:
     [
         ({"name": "rand_noise_first"}, "'rand_noise_first_n'"),
         ({"dims": 5}, "dims is 5"),
-        ({"dims": 0}, "dims is 0"),
         ({"strength": -1.0}, "strength is -1"),
         ({"strength": math.nan}, "strength is nan"),
-        ({"strength": math.inf}, "strength is inf"),
         ({"strength": 1e39}, "smaller"),
     ],
 )
@@ -222,7 +200,6 @@ def test_logarithms_are_searched_and_strengths_are_told() -> None:
     "objective, changed",
     [
         (lambda strength: math.nan if strength > 1 else 0.0, {}),
-        (lambda strength: math.inf, {}),
         (lambda strength: -1e308 * min(strength, 1.2), {"learning_rate": 1e5}),
         (lambda strength: 0.0, {"logarithmic": True, "start": 400.0}),
     ],
@@ -248,13 +225,6 @@ def test_every_character_belongs_to_a_token(tokenizer: Any, slow: bool, text: st
     whole = reader.decode(ids, clean_up_tokenization_spaces=False)
     assert len(spans) == len(ids) and spans == sorted(spans)
     assert {place for span in spans for place in range(*span)} == set(range(len(whole)))
-
-
-def test_a_character_in_parts_belongs_to_each_of_its_tokens(tokenizer: Any) -> None:
-    ids = tokenizer("A 東 n", add_special_tokens=False)["input_ids"]
-    whole = tokenizer.decode(ids)
-    texts = [whole[start:end].strip() for start, end in token_spans(tokenizer, ids)]
-    assert texts.count("東") == 3
 
 
 @pytest.mark.parametrize("template", ["chat", "question_answer"])
@@ -337,7 +307,8 @@ def test_entities_are_widened_to_whole_words_and_joined() -> None:
 
 def test_a_token_classifier_reads_texts_of_any_length(tmp_path: Path) -> None:
     write_bert(tmp_path, ["who", "is", "ann"])
-    config = BertConfig.from_pretrained(tmp_path, id2label={0: "O", 1: "B-PER"})
+    labels = {"id2label": {0: "O", 1: "B-PER"}, "label2id": {"O": 0, "B-PER": 1}}
+    config = BertConfig.from_pretrained(tmp_path, **labels)
     BertForTokenClassification(config).save_pretrained(tmp_path)
     spans = NerModel.load(tmp_path)("who is ann " * 40)
     assert spans == sorted(spans) and all(0 <= start < end <= 440 for start, end in spans)
@@ -353,22 +324,13 @@ def test_a_folder_without_a_token_classifier_is_refused(tmp_path: Path, tiny_ass
 
 
 @pytest.mark.parametrize(
-    "prompt",
+    "prompt, reason",
     [
-        "Was Renée Müller-Łukasz born in Åarhus?",
-        "Is Hawaiʻi's e\u0301te\u0301 warm?",
-        "\U0001d416\U0001d421\U0001d428 is Ｊａｎｅ?",
-        "Is ΔH of 5 μg / Ω the λ of β-carotene?",
-        "2 + 2 = 😀?",
-    ],
-)
-def test_readable_prompts_are_judged(prompt: str) -> None:
-    assert refusal(prompt, ("LATIN",)) == ""
-
-
-@pytest.mark.parametrize(
-    "prompt, script",
-    [
+        ("Was Renée Müller-Łukasz born in Åarhus?", ""),
+        ("Is Hawaiʻi's e\u0301te\u0301 warm?", ""),
+        ("\U0001d416\U0001d421\U0001d428 is Ｊａｎｅ?", ""),
+        ("Is ΔH of 5 μg / Ω the λ of β-carotene?", ""),
+        ("2 + 2 = 😀?", ""),
         ("Где родился Торвандал?", "CYRILLIC"),
         ("Πού γεννήθηκε η Μαρία;", "GREEK"),
         ("Where was 李白 born, and who taught the author to write?", "CJK"),
@@ -376,8 +338,9 @@ def test_readable_prompts_are_judged(prompt: str) -> None:
         (" \n\u200b\t", "empty"),
     ],
 )
-def test_other_scripts_and_blank_prompts_are_refused(prompt: str, script: str) -> None:
-    assert script in refusal(prompt, ("LATIN",))
+def test_other_scripts_and_blank_prompts_are_refused(prompt: str, reason: str) -> None:
+    assert reason in refusal(prompt, ("LATIN",))
+    assert bool(reason) == bool(refusal(prompt, ("LATIN",)))
 
 
 def test_scripts_are_those_of_the_training_prompts() -> None:

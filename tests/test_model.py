@@ -161,8 +161,8 @@ def test_damaged_model_files_are_refused(
 def runs(load_tiny: Load, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of runs that trained a first and a second adapter, and all weights."""
     folders = {}
-    for seed, (name, lora) in enumerate({"one": {}, "two": {}, "all": None}.items()):
-        language_model = load_tiny("llama", seed=seed, lora=lora)
+    for seed, name in enumerate(("one", "two", "all")):
+        language_model = load_tiny("llama", seed=seed, lora=None if name == "all" else {})
         change(language_model, seed)
         folders[name] = tmp_path_factory.mktemp(name)
         loading.save(language_model.model, language_model.tokenizer, folders[name] / "model")

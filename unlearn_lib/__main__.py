@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_lib.profile import NAME, Profile, load_profile
-from unlearn_lib.util import ROOT, CompanionError, nearest
+from unlearn_lib.util import ROOT, CompanionError, nearest, write_text
 
 NOTEBOOKS = ROOT / "notebooks"
 DIED = (
-    "The kernel of notebook '{}' died, most often for lack of memory; free some or choose a smaller "
-    "batch_size (kept as {})."
+    "The kernel of notebook '{}' died, most often for lack of memory; free some or choose a "
+    "smaller batch_size (kept as {})."
 )
 
 
@@ -81,21 +81,36 @@ def _reference(profile: Profile, options: argparse.Namespace) -> None:
 
 
 def _figures(profile: Profile, options: argparse.Namespace) -> None:
+    import pandas as pd
+
     from unlearn_lib import figures, tables
-    from unlearn_lib.stored import stored
+    from unlearn_lib.results_page import results_page
+    from unlearn_lib.stored import REFERENCE, stored
 
     results = stored(profile)
-    folder, labels = results.figures, profile.labels()
+    items, folder, labels = results.items, results.figures, profile.labels()
     print(f"Drawing from {results.where} into {folder.relative_to(ROOT)}.")
-    figures.write_all(results.items, folder, labels, results.origin)
-    tables.write_all(results.items, folder, labels)
+    figures.write_all(items, folder, labels, results.origin)
+    tables.write_all(items, folder, labels, pd.read_csv(NOTEBOOKS / "reported.csv"))
+    if results.where == REFERENCE and profile.name == "laptop":
+        page = results_page(items, results.origin, profile.name, labels)
+        write_text(ROOT / "RESULTS.md", page)
 
 
 def _report(profile: Profile, options: argparse.Namespace) -> None:
+    import pandas as pd
+
     from unlearn_lib.report import write_report
     from unlearn_lib.stored import stored
 
-    print(write_report(stored(profile), profile))
+    results = stored(profile)
+    texts = [(each["task"], each["model"], pd.DataFrame(each["rows"])) for each in results.texts]
+    drawn = results.figures
+    print(
+        write_report(
+            results, profile.results, profile, results.costs, texts, figures=drawn, tables=drawn
+        )
+    )
 
 
 def _verify(profile: Profile, options: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@
 gates that must be open. A verdict is one of four outcomes, with its number and interval.
 """
 
+import functools
 import itertools
 import math
 from collections import Counter
@@ -118,14 +119,19 @@ def digest_of_claims() -> str:
     return digest(CLAIMS.read_text(encoding="utf-8"))
 
 
+@functools.cache
+def _content(path: Path) -> dict[str, Any]:
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
 def rules() -> list[str]:
     """Return how a verdict is given, in sentences."""
-    return list(yaml.safe_load(CLAIMS.read_text(encoding="utf-8"))["rules"])
+    return list(_content(CLAIMS)["rules"])
 
 
 def read_claims(path: Path = CLAIMS) -> list[Claim]:
     """Read the claims; CompanionError names an unknown key or kind and the nearest right one."""
-    entries = yaml.safe_load(path.read_text(encoding="utf-8"))["claims"]
+    entries = _content(path)["claims"]
     keys = [field.name for field in fields(Claim)]
     for entry in entries:
         words = [(entry["kind"], KINDS), *((key, keys) for key in entry)]

@@ -26,8 +26,7 @@ DEGENERATE_LIMIT = 0.10
 NAMES = {"base": "base model", "target": "target (taught)", "retain_model": "retain model"}
 NAMES |= {"eco": "ECO (guard)", "prompting": "prompting"}
 TASKS = {"harm": "Harmful prompts", "book": "Book", "authors": "Fictitious authors"}
-TASKS |= {"continual": "Continual, last part", "people": "Real people"}
-TASKS |= {"science": "Multiple choice"}
+TASKS |= {"continual": "Continual", "people": "Real people", "science": "Multiple choice"}
 PARTS, ATTACKS, SIZES = r"\d", r"[a-z][a-z ]*", r"\d+ parameters"
 """Conditions: parts of the continual task, ways of asking, sizes of the model."""
 INTERVALS = "[ ]: 95 % interval. n: questions behind the first number, all seeds together."
@@ -35,7 +34,6 @@ DAGGER = f"†: more than {100 * DEGENERATE_LIMIT:.0f} % of the answers on a spl
 SPLITS = ("forget", "retain", "general", "unrelated")
 STYLES = {"score": ".3f", "share": ".2f", "cosine": ".2f", "p-value": ".2g", "ms": ".2f"}
 STYLES |= {"parameters": ",.0f", "bytes": ",.0f", "none": ".2f"}
-LONG = 30
 
 
 @dataclass(frozen=True)
@@ -192,14 +190,14 @@ def _reported(others: pd.DataFrame, columns: Sequence[Column], names: Names) -> 
             row = {"Source": each.source, "Model": each.model, "Task": TASKS[each.task]}
             place = "; ".join(filter(None, [each.place, getattr(each, "note", "")]))
             row |= {"Method": names.get(each.method, each.method), "Place": place}
-            rows.setdefault(tuple(row.values()), row)[known[0].heading] = str(each.value)
+            rows.setdefault(tuple(row.values()), row)[known[0].heading] = f"{float(each.value):g}"
     return list(rows.values())
 
 
 def to_latex(frame: pd.DataFrame) -> str:
     """Print a table with booktabs, as wide as the text; a long one runs over pages."""
     width = rf">{{\raggedright\arraybackslash}}p{{{0.8 / frame.shape[1]:.3f}\textwidth}}"
-    widths, long = width * frame.shape[1], len(frame) > LONG
+    widths, long = width * frame.shape[1], len(frame) > 30
     body = frame.to_latex(index=False, escape=True, column_format=widths, longtable=long)
     notes = "\n\n".join(re.sub(r"([%&_#])", r"\\\1", note) for note in frame.attrs["notes"])
     return f"% needs array, booktabs, longtable\n{{\\scriptsize\n{body}\n{notes}\n\n}}\n"

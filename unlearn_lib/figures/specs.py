@@ -118,13 +118,8 @@ COSTS = [
     *measures("milliseconds_per_prompt milliseconds_per_token"),
     *measures("parameters_changed bytes_stored", scale="amount"),
 ]
-TIME = Measure(
-    "milliseconds_per_prompt",
-    label="Milliseconds a prompt; filled: of the guard itself",
-    scale="log",
-    where={"method": "eco"},
-    also="model_milliseconds_per_prompt",
-)
+GUARD = {"where": {"method": "eco"}, "also": "model_milliseconds_per_prompt", "scale": "log"}
+TIME = measures("milliseconds_per_prompt", label="Milliseconds a prompt; filled: ECO's", **GUARD)
 GRID = [(replace(MU, width=1.7), FE, "authors"), (MU, FE, "continual"), (MU, FE, "people")]
 FIGURES = {
     "harmful_rate": Spec(dots, "harm", [HARM]),
@@ -142,7 +137,7 @@ FIGURES = {
     "eco_robustness": Spec(robustness, "authors", [], "", ATTACKS),
     "eco_science": Spec(dots, "science", [SCIENCE]),
     "eco_costs": Spec(dots, "authors book science", [COSTS]),
-    "eco_scaling": Spec(dots, "authors", [[TIME], SIZES], "eco", SIZES),
+    "eco_scaling": Spec(dots, "authors", [TIME, SIZES], "eco", SIZES),
 }
 """Every figure, by name."""
 
@@ -177,8 +172,8 @@ def draw(name: str, items: Items, labels: Names, note: str = "", model: str = ""
 def write_all(items: Items, folder: Path, labels: Names, origin: Mapping[str, Any]) -> list[Path]:
     """Write every figure as PNG, SVG and PDF, and `provenance.json`; return the paths.
 
-    With several language models the name of each further one's figure ends with the model's. The
-    same items give the same bytes on one machine.
+    Of several language models the first has figures `<name>`, the others `<name>_<model>`. The same
+    items give the same bytes on one machine.
 
     Args:
         origin: goes into the provenance; `profile` and `git` stand in the footers too.
@@ -189,8 +184,9 @@ def write_all(items: Items, folder: Path, labels: Names, origin: Mapping[str, An
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name in figures_of(items):
-        for place, model in enumerate(models_of(items, FIGURES[name].tasks_in(items)[0])):
-            figure = draw(name, items, labels, note, model)
+        models = models_of(items, FIGURES[name].tasks_in(items)[0])
+        for place, model in enumerate(models):
+            figure = draw(name, items, labels, note, model if len(models) > 1 else "")
             for kind in style.UNDATED:
                 paths.append(folder / f"{name}{f'_{slug(model)}' * (place > 0)}.{kind}")
                 paths[-1].write_bytes(style.rendered(figure, kind))

@@ -115,9 +115,9 @@ def option_probability(sample: Sample, weights: Weights) -> np.ndarray:
 def _probability_by_split(sample: Sample, every_split: bool = False) -> np.ndarray:
     """TOFU's probability: the answer's own, on option splits its share among the options."""
     right = sample.values["loss_answer"]
-    shares = special.softmax(-np.column_stack([right, sample.numbered("loss_wrong_")]), axis=1)[
-        :, 0
-    ]
+    wrong = sample.numbered("loss_wrong_")
+    wrong = np.where(np.isnan(wrong), np.inf, wrong)  # sets differ in how many they have
+    shares = special.softmax(-np.column_stack([right, wrong]), axis=1)[:, 0]
     options = every_split | np.isin(sample.split, OPTION_SPLITS)
     return np.where(options, shares, np.exp(-right))
 

@@ -1,5 +1,6 @@
 """A table of the report: text cells that can be sorted, linked, filtered and read on a phone."""
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ class Grid:
     facets: Sequence[str] = ()
     stacked: bool = False
 
-    @property
+    @functools.cached_property
     def numeric(self) -> set[str]:
         """Columns after the first that hold nothing but numbers, which stand to the right."""
         cells = {

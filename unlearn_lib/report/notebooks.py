@@ -117,12 +117,13 @@ def _allowed(tag: str, name: str, value: str) -> bool:
 
 def _tidy(soup: BeautifulSoup, title: str) -> None:
     """Leave out what runs; describe pictures, fold long code, let wide tables scroll."""
-    for tag in soup.select("script, style, link, iframe, object, embed, div.prompt"):
+    unwanted = "script, style, link, iframe, object, embed, div.prompt"
+    for tag in soup.select(f"{unwanted}, img:not([src^='data:image/'])"):
         tag.decompose()
     for heading in soup.find_all("h1"):
         heading.name = "h2"
-    for corner in soup.find_all("th", string=re.compile(r"^\s*$")):
-        corner.name = "td"
+    for corner in soup.find_all("th"):
+        corner.name = "th" if corner.get_text(strip=True) else "td"
     for image in soup.find_all("img"):
         above = image.find_previous(["h2", "h3", "h4"]), image.find_previous("p")
         words = [" ".join(tag.get_text().split()) for tag in above if tag]
