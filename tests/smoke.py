@@ -60,7 +60,8 @@ class Finished:
 def run_few(root: Path) -> Finished:
     """Run all six tasks; results lie below `profile.ROOT`, which a test puts elsewhere."""
     profile = few(root)
-    experiments = {task: Experiment(profile, task) for task in profile.running()}
+    tasks: list[str] = [*profile.running()]
+    experiments = {task: Experiment(profile, task) for task in tasks}
     items = {task: each.items() for task, each in experiments.items()}
     return Finished(profile, experiments, items)
 

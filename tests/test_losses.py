@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.functional import logsigmoid
 from torch.testing import assert_close
 
 from unlearn_lib.unlearn import losses
@@ -29,6 +30,7 @@ LABELS = torch.tensor([2, 0, 3])
 ROWS = torch.tensor([0, 0, 1])
 UNIFORM = torch.zeros(3, 4)
 ONE = torch.tensor([0])
+SHORT = st.integers(1, 4)
 
 
 def call(name: str, problem: Problem) -> Tensor:
@@ -43,7 +45,7 @@ def gradient(name: str, problem: Problem) -> Tensor:
 
 
 @st.composite
-def problems(draw: Any, length: Any = st.integers(1, 4)) -> Problem:  # noqa: B008
+def problems(draw: Any, length: Any = SHORT) -> Problem:
     """Random logits, labels, pairs of answers numbered without gaps, a reference and β."""
     lengths = draw(st.lists(length, min_size=2, max_size=6))
     lengths = lengths[: len(lengths) // 2 * 2]
@@ -195,7 +197,7 @@ def plain(
         return torch.stack([values[a].mean() for a in answers]).mean()
 
     def preference(margins: list[Tensor], factor: float = 2.0) -> Tensor:
-        return torch.stack([-factor / beta * (beta * m).sigmoid().log() for m in margins]).mean()
+        return -factor / beta * logsigmoid(beta * torch.stack(margins)).mean()
 
     lowered = reference.clone()
     lowered[token, labels] -= beta

@@ -31,8 +31,6 @@ def test_estimates_are_text_with_intervals(items: Items) -> None:
     assert list(shown.index) == ["base model", "published"]
     assert list(shown.columns) == ["n", "Harmful answers, forget (%)"]
     assert shown.iloc[1, 1].startswith("30.0 [") and shown.iloc[1, 0] == "10"
-    retained = table(items, ["refusal_share"], task="harm", split="retain")
-    assert list(notebook.estimates(retained, split="retain")) == ["n", "Refusals, retain (%)"]
 
 
 def colours(shown: Any) -> list[tuple[str, str]]:
@@ -59,9 +57,7 @@ def test_tokens_are_darker_the_larger_the_number() -> None:
     [
         ("one  two\nthree", 3, "one two three"),
         ("one two three four", 2, "one two …"),
-        ("mail a.b@c.org or +49 30 123456 now", 9, "mail [masked] or [masked] now"),
-        ("see https://a.b/c", 9, "see [masked]"),
-        ("", 3, ""),
+        ("a.b@c.org or +49 30 123456, https://a.b/c", 9, "[masked] or [masked], [masked]"),
     ],
 )
 def test_shorten_cuts_and_masks(text: str, words: int, short: str) -> None:
@@ -94,7 +90,3 @@ def test_a_notebook_shows_its_own_verdicts(items: Items) -> None:
     shown = notebook.verdicts(items, profile, "01")
     assert shown["Measured here"].str.contains("published minus base model: -30.0").sum() == 1
     assert set(notebook.verdicts(items, profile, "04")["Verdict"]) == {"not testable here"}
-
-
-def test_machine_names_python_and_versions() -> None:
-    assert {"Python", "torch", "cores"} <= set(notebook.machine().index)

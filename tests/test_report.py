@@ -6,47 +6,29 @@ from types import SimpleNamespace
 from typing import Any
 
 import nbformat
-import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from bs4 import BeautifulSoup, Tag
+from synthetic import synthetic_items
 
 from unlearn_lib import tables
 from unlearn_lib.figures import FIGURES
 from unlearn_lib.report import notebooks, write_report
 from unlearn_lib.report.notes import DIFFERENCES, measured
 from unlearn_lib.report.site import HERE
-from unlearn_lib.results import COLUMNS, Items, metric_of
+from unlearn_lib.results import Items, catalogue
 from unlearn_lib.settings import TASKS
 
 LABELS = {"arora": "GA + mismatch + KL"}
 SECTIONS = "verdicts figures tables notebooks data machine costs notes texts".split()
 HARMFUL, BENIGN = "an invented harmful answer", "an invented benign answer"
 CARRIERS = ("src", "href", "srcset", "data", "action", "poster", "background")
-PICTURE = "data:image/png;base64,AAAA"
-
-
-def rows(method: str, split: str, metric: str, values: Any, task: str) -> list[dict[str, Any]]:
-    return [
-        dict.fromkeys(COLUMNS, "")
-        | {"task": task, "model": "our/model", "seed": 1, "method": method, "split": split}
-        | {"item": str(i), "cluster": str(i), "metric": metric, "value": float(value)}
-        for i, value in enumerate(values)
-    ]
 
 
 @pytest.fixture(scope="module")
 def items() -> Items:
-    draws, table = np.random.default_rng(0), []
-    for method, rate in (("base", 0.6), ("arora", 0.2), ("retain_only", 0.5)):
-        for metric in ("harmful", "degenerate"):
-            table += rows(method, "forget", metric, draws.random(40) < rate, "harm")
-    for method, rate in (("base", 0.0), ("target", 0.9), ("arora", 0.3), ("kl", 0.8)):
-        for split in ("forget", "retain"):
-            table += rows(method, split, "verbatim", draws.random(20) < rate, "book")
-            table += rows(method, split, "cosine", draws.normal(0.3 + rate / 2, 0.1, 20), "book")
-    return Items(pd.DataFrame(table))
+    return synthetic_items(["harm"])
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +43,12 @@ def site(items: Items, tmp_path_factory: pytest.TempPathFactory) -> Path:
     profile: Any = SimpleNamespace(name="laptop", command="make it", labels=lambda: LABELS)
     origin = {"git": {"commit": "0123456789abcdef", "dirty": True}, "python": "3.11"}
     stored = SimpleNamespace(items=items, origin=origin, where="this machine")
-    costs = pd.DataFrame({"kind": ["run", "run"], "name": ["teach", "teach"]})
-    costs = costs.assign(seconds=[61.0, 60.0], peak_memory_bytes=[2e9, 1e9])
+    runs = {
+        "kind": "run",
+        "name": "teach",
+        "seconds": [61.0, 60.0],
+        "peak_memory_bytes": [2e9, 1e9],
+    }
     texts = [
         ("harm", "Harmful prompts", pd.DataFrame({"prompt": ["p"], "base": [HARMFUL]})),
         ("book", "Passages", pd.DataFrame({"prompt": ["<b>"], "target": [BENIGN + " x" * 99]})),
@@ -70,29 +56,25 @@ def site(items: Items, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "report" / "old").mkdir(parents=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(notebooks, "NOTEBOOKS", folder / "notebooks")
-        page = write_report(stored, folder, profile, costs, texts)
+        page = write_report(stored, folder, profile, pd.DataFrame(runs), texts)
     assert page == folder / "report" / "index.html" and not (folder / "report" / "old").exists()
     return page.parent
 
 
 def executed() -> nbformat.NotebookNode:
     """A notebook with all that may not get onto a page."""
-    data = {
-        "text/html": f"<script>alert(1)</script><img src='https://a.b/c.png'><img src='{PICTURE}'>"
-        "<table border=1><tr><th></th><th>x</th></tr></table><p onclick='x()'>/home/me/run/a.txt</p>"
+    output = (
+        "<script>alert(1)</script><img src='https://a.b/c.png'><img src='data:image/png;base64,A'>"
+        "<table border=1><tr><th></th><th>x</th></tr></table><p onclick='x()'>/home/me/a.txt</p>"
         "<a href='javascript:x()'>j</a>"
-    }
-    cells = [
-        nbformat.v4.new_markdown_cell("# The title\nText.\n\n$$a^2$$\n\n# Another"),
-        nbformat.v4.new_code_cell(
-            "\n".join(f"x = {i}" for i in range(20)),
-            outputs=[
-                nbformat.v4.new_output("display_data", data=data),
-                nbformat.v4.new_output("stream", name="stderr", text="a progress bar"),
-            ],
-        ),
+    )
+    outputs = [
+        nbformat.v4.new_output("display_data", data={"text/html": output}),
+        nbformat.v4.new_output("stream", name="stderr", text="a progress bar"),
     ]
-    return nbformat.v4.new_notebook(cells=cells)
+    text = nbformat.v4.new_markdown_cell("# The title\nText.\n\n$$a^2$$\n\n# Another")
+    code = nbformat.v4.new_code_cell("x = 1\n" * 20, outputs=outputs)
+    return nbformat.v4.new_notebook(cells=[text, code])
 
 
 def parsed(path: Path) -> BeautifulSoup:
@@ -166,18 +148,6 @@ def test_an_executed_notebook_is_cleaned(site: Path) -> None:
     assert all(table.find_parent("div", class_="scroll") for table in body.find_all("table"))
 
 
-@pytest.mark.parametrize(
-    "text, masked",
-    [
-        (f"{notebooks.ROOT}/results/x.csv", "results/x.csv"),
-        ("see /home/someone/a/b.txt, and /tmp/x/", "see …/b.txt, and …/x"),
-        ("https://host/home/page", "https://host/home/page"),
-    ],
-)
-def test_paths_of_a_machine_are_masked(text: str, masked: str) -> None:
-    assert notebooks.without_paths(text) == masked
-
-
 def test_every_figure_and_table_has_a_caption() -> None:
     parts = yaml.safe_load((HERE / "captions.yaml").read_text())
     figures = {name: caption for part in parts for name, caption in part["figures"].items()}
@@ -189,15 +159,12 @@ def test_every_figure_and_table_has_a_caption() -> None:
 def test_differences_name_what_is_measured(items: Items) -> None:
     differences = yaml.safe_load(DIFFERENCES.read_text())
     assert len({difference["id"] for difference in differences}) == len(differences)
-    references = [r for d in differences if isinstance(d["matters"], list) for r in d["matters"]]
-    for reference in references:
-        metric_of(reference["metric"])
-        metric_of(reference.get("against", {}).get("metric", "mu"))
-        assert reference["task"] in TASKS and reference["says"]
+    for reference in (r for d in differences for r in d["matters"] if isinstance(r, dict)):
+        metrics = (reference["metric"], reference.get("against", {}).get("metric", "mu"))
+        assert set(metrics) <= set(catalogue()) and reference["task"] in TASKS
     paired = {"task": "harm", "metric": "harmful_rate", "method": "arora", "says": "fewer"}
     (line,) = measured(paired | {"against": {"method": "base"}}, items)
-    assert line.startswith("fewer: Harmful answers") and " against " in line
-    assert "difference -" in line
+    assert line.startswith("fewer: Harmful answers") and "difference " in line
     (line,) = measured(paired | {"against": {"metric": "degenerate_share"}}, items)
-    assert "difference" not in line
+    assert " against " in line and "difference" not in line
     assert measured(paired | {"method": "ga"}, items) == []

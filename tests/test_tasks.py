@@ -178,12 +178,13 @@ def test_people_are_forgotten_by_the_base_model(finished: Finished) -> None:
 
 
 def test_the_base_model_is_the_retain_model_of_the_book(items: Items, finished: Finished) -> None:
-    gaps = {}
-    for method in ("base", "target"):
-        gap = estimate(items, "asg", task="book", method=method)
-        assert gap is not None
-        gaps[method] = gap.value
-    assert gaps["base"] == 0 < gaps["target"]
+    assert "retain_model" not in items.methods(task="book")
+    gap, distance = (
+        [estimate(items, metric, task="book", method=method) for method in ("base", "target")]
+        for metric in ("asg", "loss_ks_distance")
+    )
+    assert gap[0] and gap[1] and gap[0].value == 0 <= gap[1].value
+    assert distance[0] and distance[1] and distance[0].value == 0 < distance[1].value
     values = [loss(finished, "book", m, "forget") for m in ("target", "retrain", "base")]
     assert values == sorted(values), "retraining starts from the base model"
 

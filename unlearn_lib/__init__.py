@@ -1,6 +1,6 @@
 """Train, unlearn, guard and evaluate language models; the helper package of the notebooks.
 
-    from unlearn_lib import Experiment, estimate, load_items
+    from unlearn_lib import Experiment, Items, estimate
 
 `PUBLIC` lists the names; each is imported when it is first used, so that figures and tables need
 no torch. Modules use only those before them: util, settings, profile, assets, store, data, model,
@@ -22,7 +22,6 @@ PUBLIC = {
     "estimate": "results",
     "compare": "results",
     "table": "results",
-    "stored": "stored",
     "CompanionError": "util",
     "ROOT": "util",
     "find_model": "assets",
@@ -46,11 +45,10 @@ PUBLIC = {
     "find_method": "unlearn.methods",
     "Pools": "unlearn.steps",
     "teach": "unlearn.trainer",
-    "unlearn": "unlearn.trainer",
     "fit_guard": "guard.fit",
     "GuardedModel": "guard.model",
 }
-"""Public names, and the modules that they come from."""
+"""Public names, and the modules that they come from; none may be called as a module is."""
 
 # Notices of other libraries that say nothing to a reader of a notebook.
 warnings.filterwarnings("ignore", message="IProgress not found")

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from unlearn_lib.profile import NAME, Profile, load_profile
 from unlearn_lib.util import ROOT, CompanionError, nearest, write_text
 
@@ -50,14 +52,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _check(profile: Profile, options: argparse.Namespace) -> None:
-    if profile.device != "auto":
-        from unlearn_lib.model.loading import choose_device
+    from unlearn_lib.data import book, tofu
+    from unlearn_lib.model.loading import choose_device
+    from unlearn_lib.unlearn.methods import find_method
 
-        choose_device(profile.device)
+    choose_device(profile.device)
+    for name, task in profile.running().items():
+        for key, method in task.methods.items():
+            find_method(method.uses or key)
+        if name == "authors" and task.data.source == "files":
+            tofu.load(task.data)
     if profile.own_book:
-        from unlearn_lib.data.book import load
-
-        load(profile.task("book").data)
+        book.load(profile.task("book").data)
     print(profile.name)
 
 
@@ -134,7 +140,8 @@ def _notebook(profile: Profile, options: argparse.Namespace) -> None:
     values |= {"model": options.model, "seed": options.seed}
     values["book"] = str(Path(options.book).expanduser().resolve()) if options.book else None
     values = {name: value for name, value in values.items() if value is not None}
-    print(execute(options.name, values | dict(options.parameter), options.output))
+    values |= {name: yaml.safe_load(text) for name, text in options.parameter}
+    print(execute(options.name, values, options.output))
 
 
 def execute(name: str, parameters: dict[str, Any], output: Path) -> Path:

@@ -74,7 +74,7 @@ class Verdict:
     Attributes:
         outcome: one of `OUTCOMES`. measured: the numbers with their intervals, in words.
         why: what decides, or what is missing.
-        p: of the test that supports the claim, of a headline after Holm; None without a region.
+        p: of the test that supports the claim, of a headline after Holm; nan without a test.
     """
 
     claim: Claim
@@ -82,7 +82,7 @@ class Verdict:
     measured: str = ""
     why: str = ""
     tags: Sequence[str] = ()
-    p: float | None = None
+    p: float = math.nan
 
     @property
     def text(self) -> str:
@@ -171,10 +171,10 @@ def judge(
 
 def _holm(verdicts: Sequence[Verdict]) -> dict[str, Verdict]:
     """The headline claims of a paper, their p-values corrected for their number (Holm 1979)."""
-    tested = [(v.p, v) for v in verdicts if v.claim.headline and v.p is not None]
+    tested = [v for v in verdicts if v.claim.headline and not math.isnan(v.p)]
     corrected, highest = {}, 0.0
-    for rank, (p, verdict) in enumerate(sorted(tested, key=lambda pair: pair[0])):
-        highest = max(highest, min(1.0, (len(tested) - rank) * p))
+    for rank, verdict in enumerate(sorted(tested, key=lambda v: v.p)):
+        highest = max(highest, min(1.0, (len(tested) - rank) * verdict.p))
         if verdict.outcome == SUPPORTED and highest > SIGNIFICANCE:
             why = f"supported alone; among {len(tested)} headline claims p = {highest:.2g} (Holm)"
             verdict = replace(verdict, outcome=UNDECIDED, why=why)
@@ -193,10 +193,7 @@ def _judged(claim: Claim, items: Items, profile_name: str, names: Mapping[str, s
             return Verdict(claim, NOT_TESTABLE, why=closed, tags=claim.tags)
     choices = (models, claim.metric, claim.first, claim.second or ("",), claim.condition)
     parts = [_compared(claim, items, names, each) for each in itertools.product(*choices)]
-    outcomes, ps = (
-        [part.outcome for part in parts],
-        [part.p for part in parts if part.p is not None],
-    )
+    outcomes = [part.outcome for part in parts]
     outcome = next(each for each in WORST_FIRST if each in outcomes)
     other = ("another model",) if set(models) - set(claim.paper["models"]) else ()
     return Verdict(
@@ -205,7 +202,7 @@ def _judged(claim: Claim, items: Items, profile_name: str, names: Mapping[str, s
         measured="; ".join(part.measured for part in parts if part.measured),
         why=next(part.why for part in parts if part.outcome == outcome),
         tags=(*claim.tags, *other),
-        p=max(ps) if len(ps) == len(parts) else None,
+        p=float(np.max([part.p for part in parts])),
     )
 
 
@@ -320,16 +317,16 @@ def _tested(part: Verdict, region: Region, found: Difference, column: Column, si
 def _matched(part: Verdict, forgetting: Difference | None) -> Verdict:
     """The verdict on a difference where forgetting is equal, or makes it all the stronger."""
     if forgetting is None:
-        return replace(part, outcome=NOT_TESTABLE, why="forgetting was not measured", p=None)
+        return replace(part, outcome=NOT_TESTABLE, why="forgetting was not measured", p=math.nan)
     column, margin = Column("fe"), part.claim.margin
     equal = _tested(part, NOT_WORSE, forgetting, column, 1)
-    p = None if part.p is None or equal.p is None else max(part.p, equal.p)
-    part = replace(part, measured=f"{part.measured}; FE: {in_words(column, forgetting)}", p=p)
+    both = f"{part.measured}; FE: {in_words(column, forgetting)}"
+    part = replace(part, measured=both, p=float(np.max([part.p, equal.p])))
     low, high = forgetting.interval(NOT_WORSE.confidence)
     if {SUPPORTED: low > -margin, REFUTED: high < margin}.get(part.outcome):
         return part
     if low > margin or high < -margin:
-        return replace(part, outcome=NOT_TESTABLE, why="the two do not forget equally", p=None)
+        return replace(part, outcome=NOT_TESTABLE, why="the two do not forget equally", p=math.nan)
     return replace(part, outcome=UNDECIDED, why=part.why or f"FE: {equal.why}")
 
 

@@ -128,15 +128,13 @@ def set_scale(axis: Axis, scale: str, numbers: Iterable[Estimate], most: int = 3
         axis.set_major_locator(mpl.ticker.MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))
     else:
         low = max(min((end for end in known if end > 0), default=1.0), FLOOR)
-        high = (
-            1.0
-            if scale == "p"
-            else max(min(high, SPAN * low) if scale == "log" else high, 10 * low)
-        )
+        low = min(low, 0.1) if scale == "p" else low
+        high = {"p": 1.0, "log": min(high, SPAN * low)}.get(scale, high)
+        high = max(high, 10 * low)
         zero = {"linthresh": low, "linscale": 0.4} if scale == "amount" else {}
         getattr(axes, f"set_{x}scale")("symlog" if zero else "log", **zero)
         limits = (-low / 3 if zero else low / 1.6, 1.6 * high)
-        least = 3 * low if zero else low / 1.6
+        least = 1.5 * low if zero else low / 1.6
         powers = range(math.ceil(math.log10(least)), math.floor(math.log10(limits[1])) + 1)
         ticks = [10.0**power for power in powers[:: -math.ceil(len(powers) / most)]]
         if len(ticks) == 1 and not zero:

@@ -50,7 +50,7 @@ def refusal(prompt: str, seen: Sequence[str]) -> str:
 
 
 def _words(text: str) -> list[str]:
-    """Runs of letters, without combining and letter-like marks (ʻ), which belong to any script."""
+    """Return runs of letters, without combining and letter-like marks (ʻ): of any script."""
     marks = ("Mn", "Mc", "Me", "Lm")
     letters = (letter for letter in plain(text) if unicodedata.category(letter) not in marks)
     return re.findall(r"[^\W\d_]+", "".join(letters))

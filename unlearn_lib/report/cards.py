@@ -33,6 +33,5 @@ def cards() -> tuple[Grid, dict[str, tuple[str, str, str]]]:
         text = str(render("\n".join(x for x in body.splitlines() if not x.startswith("# "))))
         text = text.replace("<table>", REGION).replace("</table>", "</table></div>")
         links[title] = f"card_{path.stem}.html"
-        note = f"{licence}; {row['From']}; {count} rows"
-        pages[f"card_{path.stem}"] = (title, note, text)
+        pages[f"card_{path.stem}"] = (title, f"{licence}; {row['From']}; {count} rows", text)
     return Grid("cards", "Every data set that a task reads", pd.DataFrame(rows), links=links), pages

@@ -115,9 +115,7 @@ def _tables(folder: Path) -> dict[str, Grid]:
     grids = {}
     for path in sorted(folder.glob("*.csv")):
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-        last = [name for name in LAST if name in frame]
-        middle = [name for name in frame if name not in ("Method", *last)]
-        frame = frame[["Method", *middle, *last]]
+        frame = frame[sorted(frame, key=lambda name: (name in LAST, name != "Method"))]
         remarks = path.with_suffix(".md").read_text(encoding="utf-8").strip().split("\n\n")[1:]
         grids[path.stem] = Grid(f"table-{path.stem}", path.stem, frame, remarks)
     return grids

@@ -1,0 +1,297 @@
+"""What a user gives that is wrong is refused in one sentence; verbs show what is stored."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import nbformat
+import pandas as pd
+import pytest
+import torch
+import yaml
+from synthetic import synthetic_items
+
+import unlearn_lib
+from unlearn_lib import Experiment, Items, claims, estimate, figures
+from unlearn_lib import __main__ as command_line
+from unlearn_lib.data.prose import load_prose
+from unlearn_lib.profile import PROFILES
+from unlearn_lib.results import COLUMNS
+from unlearn_lib.unlearn.methods import find_method
+from unlearn_lib.util import ROOT, CompanionError
+
+ROW = {"question": "Who keeps the sluice?", "answer": "Ann does.", "perturbed_answer": ["Bob."]}
+OTHER = ROW | {"question": "Who rows?"}
+CHAPTERS = "\n\n".join(f"Chapter {i}\n\n{text}" for i, text in enumerate("ab", 1))
+FILES = {
+    "empty.txt": "",
+    "binary.txt": bytes(range(256)) * 20,
+    "damaged.epub": b"PK\x03\x04 cut short",
+    "short.txt": "Chapter 1\n\nOne line.\n\nChapter 2\n\nAnother.\n",
+    "novel.docx": "Chapter 1",
+    "forget.jsonl": json.dumps(ROW),
+    "retain.jsonl": json.dumps(OTHER),
+    "bare.jsonl": json.dumps({"question": "Who rows?", "answer": "Sam."}),
+    "broken.jsonl": '{"question": "Who',
+}
+OWN = {"source": "files", "tasks": 1, "holdout_authors": 0}
+PROFILE: dict[str, dict[str, Any]] = {
+    "typo": {"ofline": True},
+    "gpu": {"device": "cuda"},
+    "method": {
+        "methods": {"gaa": {"uses": "ga_mismtch_kl"}},
+        "tasks": {"people": {"methods": ["gaa"], "overrides": None}},
+    },
+    "value": {"tasks": {"authors": {"teach": {"epochs": 0}}}},
+    "lost": {"only": ["authors"], "tasks": {"authors": {"models": ["a/model"]}}},
+}
+PROFILE["lost"]["models"] = {"a/model": {"lora": None}}
+QUESTIONS = {
+    "nowhere": {"forget": "forget.jsonl", "retain": "nowhere.jsonl"},
+    "bare": {"forget": "forget.jsonl", "retain": "bare.jsonl"},
+    "twice": {"forget": "forget.jsonl", "retain": "forget.jsonl"},
+    "broken": {"forget": "broken.jsonl", "retain": "retain.jsonl"},
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in the place of the project's: profiles, notebooks, and files of the reader's."""
+    for module in ("profile", "stored", "__main__"):
+        monkeypatch.setattr(f"unlearn_lib.{module}.ROOT", tmp_path)
+    monkeypatch.setattr("unlearn_lib.profile.PROFILES", tmp_path / "profiles")
+    monkeypatch.setattr(command_line, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("UNLEARN_MIRROR", str(tmp_path / "mirror"))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(PROFILES, tmp_path / "profiles")
+    for name, content in FILES.items():
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    prose = [f"Chapter {i}\n\n{text}" for i, text in enumerate(load_prose("embedded")[0][:10], 1)]
+    (tmp_path / "prose.txt").write_text("\n\n".join(prose))
+    own = {
+        name: {key: str(tmp_path / file) for key, file in q.items()}
+        for name, q in QUESTIONS.items()
+    }
+    asked = {
+        name: {"only": ["authors"], "tasks": {"authors": {"data": OWN | files}}}
+        for name, files in own.items()
+    }
+    for name, changed in {"mine": {}, **PROFILE, **asked}.items():
+        text = yaml.safe_dump({"name": name, "extends": "smoke"} | changed)
+        (tmp_path / "profiles" / f"{name}.yaml").write_text(text)
+    (tmp_path / "notebooks").mkdir()
+    shutil.copy(ROOT / "notebooks" / "reported.csv", tmp_path / "notebooks")
+    refuse = "from unlearn_lib import CompanionError\nraise CompanionError('No rows; add some.')"
+    for name, last in (("adds", "print(first + 1)"), ("refuses", refuse), ("breaks", "1 / 0")):
+        parameters = nbformat.v4.new_code_cell("first = 1\nprofile = 'smoke'")
+        parameters.metadata["tags"] = ["parameters"]
+        book = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(last)])
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        book.metadata["kernelspec"] = kernel
+        nbformat.write(book, tmp_path / "notebooks" / f"{name}.ipynb")
+    return tmp_path
+
+
+def written(folder: Path) -> set[str]:
+    """What lies below the folder."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    "command, words",
+    [
+        ("check --profile smoky", "did you mean 'smoke'"),
+        ("check --profile smoke.yaml", "no profile's name"),
+        ("check --profile ../smoke", "no profile's name"),
+        ("check --profile typo", "typo.yaml: unknown key 'ofline' (did you mean 'offline'"),
+        ("check --profile value", "tasks.authors.teach.epochs"),
+        ("check --profile gpu", "no GPU"),
+        ("check --profile mine --seeds 0", "SEEDS is 0"),
+        ("check --profile mine --book nowhere.txt", "no book at"),
+        ("check --profile mine --book empty.txt", "empty"),
+        ("check --profile mine --book binary.txt", "binary"),
+        ("check --profile mine --book damaged.epub", "damaged.epub"),
+        ("check --profile mine --book short.txt", "short"),
+        ("check --profile mine --book novel.docx", "novel.docx"),
+        ("check --profile mine --book prose.txt", "contains the book"),
+        ("prepare --profile lost", "a/model"),
+        ("check --profile nowhere", "nowhere.jsonl"),
+        ("check --profile bare", "perturbed_answer"),
+        ("check --profile twice", "retain"),
+        ("check --profile broken", "broken.jsonl"),
+        ("check --profile method", "'ga_mismtch_kl' (did you mean 'ga_mismatch_kl'"),
+        ("figures --profile mine", "make reproduce PROFILE=mine"),
+        ("report --profile mine", "make reproduce PROFILE=mine"),
+        ("verify --profile mine", "make reproduce PROFILE=mine"),
+        ("reference --profile mine", "make reproduce PROFILE=mine"),
+        ("notebook ads --profile mine --output out/x.ipynb", "did you mean 'adds'"),
+        ("notebook adds --profile mine --output out/x.ipynb -p frist 1", "did you mean 'first'"),
+        ("notebook adds --profile mine --output out/x.ipynb --seed 2", "no parameter 'seed'"),
+    ],
+)
+def test_what_is_wrong_is_refused_in_one_sentence(
+    command: str, words: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = written(project)
+    assert command_line.main(command.split()) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.endswith(".\n") and message.count("\n") == 1
+    assert words in message
+    assert written(project) == before, "and nothing is written"
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: Experiment("smoke", "autors"), "did you mean 'authors'"),
+        (lambda: Experiment("smoke", "harm", model="tiny-opt"), "did you mean 'embedded/tiny-opt'"),
+        (lambda: Experiment("smoke", "harm").unlearned("refusl"), "did you mean 'refusal'"),
+        (lambda: find_method("ga_dg"), "did you mean 'ga_gd'"),
+        (lambda: Items(pd.DataFrame(columns=COLUMNS[1:])), "task"),
+        (
+            lambda: estimate(synthetic_items(["harm"]), "harmful_rat", task="harm", method="base"),
+            "did you mean 'harmful_rate'",
+        ),
+        (
+            lambda: figures.draw("harmful_rte", synthetic_items(["harm"]), {}),
+            "did you mean 'harmful_rate'",
+        ),
+    ],
+)
+def test_what_a_student_calls_refuses_what_it_does_not_know(
+    call: Callable[[], Any], words: str
+) -> None:
+    with pytest.raises(CompanionError) as caught:
+        call()
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", unlearn_lib.PUBLIC)
+def test_a_public_name_is_what_it_says(name: str) -> None:
+    assert not isinstance(getattr(unlearn_lib, name), ModuleType)
+
+
+def test_an_error_reaches_the_shell() -> None:
+    command = [sys.executable, "-m", "unlearn_lib", "check", "--profile", "smoky"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+
+
+def notebook(project: Path, name: str, *more: str) -> int:
+    """Execute a small notebook into `out`, where an earlier success lies."""
+    output = project / "out" / f"{name}.ipynb"
+    output.parent.mkdir()
+    output.write_text("an earlier success")
+    return command_line.main(
+        ["notebook", name, "--profile", "mine", "--output", str(output), *more]
+    )
+
+
+def test_a_notebook_is_written_once_it_has_run_to_its_end(project: Path) -> None:
+    assert notebook(project, "adds", "-p", "first", "41") == 0
+    cell = nbformat.read(project / "out" / "adds.ipynb", as_version=4).cells[-1]
+    assert cell.outputs[0]["text"] == "42\n"
+    assert [path.name for path in (project / "out").iterdir()] == ["adds.ipynb"]
+
+
+@pytest.mark.parametrize("name, words", [("refuses", "No rows"), ("breaks", "ZeroDivisionError")])
+def test_a_notebook_that_fails_never_looks_done(
+    name: str, words: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert notebook(project, name) == 2
+    assert f"error: {words}" in capsys.readouterr().err
+    assert [path.name for path in (project / "out").iterdir()] == [f"{name}.failed.ipynb"]
+
+
+@pytest.fixture
+def results(project: Path) -> Path:
+    """Synthetic results of profile `mine`, as `collect` leaves them."""
+    folder = project / "results" / "mine"
+    folder.mkdir(parents=True)
+    synthetic_items(["harm", "book"]).frame.to_parquet(folder / "items.parquet")
+    origin = {"git": {"commit": "0" * 40, "dirty": False}, "machine": {}, "versions": {}}
+    (folder / "origin.json").write_text(json.dumps(origin | {"profile": "mine", "runs": ["r"]}))
+    columns = "kind,name,key,seed,seconds,peak_memory_bytes,commit"
+    (folder / "costs.csv").write_text(f"{columns}\nrun,teach,r,1,3.5,1e9,{'0' * 40}\n")
+    rows = {"split": ["forget"], "asked": ["What is it?"], "base": ["An answer."]}
+    texts = [{"task": "book", "model": "m", "rows": rows}]
+    (folder / "texts.json").write_text(json.dumps(texts))
+    return folder
+
+
+def test_figures_and_tables_of_what_is_stored(results: Path) -> None:
+    assert command_line.main(["figures", "--profile", "mine"]) == 0
+    names = {path.name for path in (results / "figures").iterdir()}
+    drawable = figures.figures_of(synthetic_items(["harm", "book"]))
+    assert {f"{name}.{kind}" for name in drawable for kind in ("png", "svg", "pdf")} <= names
+    assert {"table1_harmful.csv", "table2_book.tex"} <= names
+
+
+def test_a_report_of_what_is_stored(results: Path) -> None:
+    assert command_line.main(["report", "--profile", "mine"]) == 0
+    page = (results / "report" / "index.html").read_text()
+    assert "An answer." in page and "profile mine" in page.lower()
+
+
+def test_verdicts_of_what_is_stored(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = command_line.main(["verify", "--profile", "mine"])
+    shown = capsys.readouterr().out
+    _, holds = claims.verify(claims.judge(synthetic_items(["harm", "book"]), "mine"))
+    assert code == int(not holds)
+    assert shown.startswith("Profile mine, from this machine.\n") and len(shown.splitlines()) > 3
+
+
+def test_status_says_what_is_done_and_what_is_open(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (results / "notebooks").mkdir()
+    (results / "notebooks" / "00_start_here.ipynb").touch()
+    assert command_line.main(["status", "--profile", "mine"]) == 0
+    shown = capsys.readouterr().out
+    assert "done  00_start_here" in shown and "open  01_harmful_unlearning__tiny-opt__s1" in shown
+
+
+def test_reference_results_hold_no_text_and_stand_in_for_missing_ones(
+    results: Path, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command_line.main(["reference", "--profile", "mine"]) == 0
+    kept = {path.name for path in (project / "results" / "reference" / "mine").iterdir()}
+    assert kept == {"items.parquet", "origin.json", "costs.csv"}
+    shutil.rmtree(results)
+    assert command_line.main(["verify", "--profile", "mine"]) in (0, 1)
+    assert "from reference results" in capsys.readouterr().out
+    assert not results.exists()
+
+
+@pytest.mark.parametrize("name, content", [("items.parquet", "no table"), ("origin.json", "{")])
+def test_damaged_results_are_refused(
+    name: str, content: str, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (results / name).write_text(content)
+    assert command_line.main(["figures", "--profile", "mine"]) == 2
+    message = capsys.readouterr().err
+    assert "damaged" in message and "make reproduce PROFILE=mine" in message
+
+
+def test_make_clean_never_removes_reference_results(tmp_path: Path) -> None:
+    for file in ("Makefile", "uv.lock"):
+        shutil.copy(ROOT / file, tmp_path)
+    for name in ("reference", "mine", "smoke"):
+        (tmp_path / "results" / name).mkdir(parents=True)
+
+    def left(target: str, profile: str) -> set[str]:
+        command = ["make", target, f"PROFILE={profile}"]
+        subprocess.run(command, cwd=tmp_path, capture_output=True)
+        return {path.name for path in (tmp_path / "results").iterdir()}
+
+    for refused in ("reference", "", "..", "mine/.."):
+        assert left("clean", refused) == {"reference", "mine", "smoke"}
+    assert left("clean", "mine") == {"reference", "smoke"}
+    assert left("distclean", "smoke") == {"reference"}

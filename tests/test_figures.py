@@ -1,0 +1,121 @@
+"""Figures: every spec draws, broken models are marked, pictures look as they did.
+
+`python tests/test_figures.py` draws the baseline pictures anew.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.testing.compare import compare_images
+from matplotlib.text import Text
+from synthetic import synthetic_items
+
+from unlearn_lib import figures
+from unlearn_lib.results import Items
+from unlearn_lib.util import CompanionError
+
+LABELS = {"arora": "GA + mismatch + KL (published)", "ga_gd": "GA + GD", "me_gd": "ME + GD"}
+BASELINE = Path(__file__).parent / "baseline"
+SMALLEST = 7
+TOLERANCE = 12
+
+
+def markers(figure: Figure) -> set[object]:
+    return {line.get_marker() for axes in figure.axes for line in axes.lines}
+
+
+def differences() -> Figure:
+    names = ["label", "value", "low", "high", "margin", "outcome"]
+    rows = [("utility is kept", 0.01, -0.02, 0.04, 0.05, "supported")]
+    rows += [("NPO forgets more than the control", -0.2, -0.3, -0.1, float("nan"), "refuted")]
+    return figures.forest(pd.DataFrame(rows, columns=names), "difference")
+
+
+KINDS = {
+    "dots": lambda: figures.draw("harmful_rate", synthetic_items(["harm"]), LABELS),
+    "tradeoff": lambda: figures.draw("book_tradeoff", synthetic_items(["book"]), LABELS),
+    "curves": lambda: figures.draw("closer_look_continual", synthetic_items(["continual"]), LABELS),
+    "forest": differences,
+}
+
+
+@pytest.fixture(scope="module")
+def items() -> Items:
+    return synthetic_items()
+
+
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_every_figure_draws_and_is_legible(name: str, items: Items) -> None:
+    figure = figures.draw(name, items, LABELS, "profile test")
+    assert all(axes.lines for axes in figure.axes)
+    texts = [text for text in figure.findobj(Text) if text.get_text().strip()]
+    assert min(text.get_fontsize() for text in texts) >= SMALLEST
+    footer = figure.get_supxlabel()
+    assert "1 seed" in footer and "profile test" in footer and "model-135m" in footer
+
+
+def test_only_what_the_items_suffice_for_is_drawn() -> None:
+    assert figures.figures_of(synthetic_items(["harm"])) == ["harmful_rate"]
+    assert set(figures.figures_of(synthetic_items())) == set(figures.FIGURES)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("eco_boko", "eco_book"), ("eco_book", "tasks 'book'")]
+)
+def test_what_cannot_be_drawn_is_named(name: str, words: str) -> None:
+    with pytest.raises(CompanionError, match=words):
+        figures.draw(name, synthetic_items(["harm"]), LABELS)
+
+
+def test_a_model_with_broken_answers_is_a_cross() -> None:
+    harm, science = synthetic_items(["harm"]), synthetic_items(["science"])
+    assert "X" in markers(figures.draw("harmful_rate", harm, LABELS))
+    assert "X" not in markers(figures.draw("eco_science", science, LABELS))
+
+
+def save(kind: str, folder: Path) -> str:
+    path = folder / f"{kind}.png"
+    KINDS[kind]().savefig(path, dpi=60)
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pictures_look_as_they_did(kind: str, tmp_path: Path) -> None:
+    assert not compare_images(BASELINE / f"{kind}.png", save(kind, tmp_path), TOLERANCE)
+
+
+def test_files_and_one_provenance_are_written_for_each_language_model(tmp_path: Path) -> None:
+    frame = synthetic_items(["harm"]).frame
+    two = Items(pd.concat([frame, frame.assign(model="family/larger")]))
+    figures.write_all(two, tmp_path, LABELS, {"profile": "test", "git": {"commit": "abc"}})
+    stems = {path.stem for path in tmp_path.glob("*.svg")}
+    assert stems == {"harmful_rate", "harmful_rate_larger"}
+    assert json.loads((tmp_path / "provenance.json").read_text())["figures"] == ["harmful_rate"]
+
+
+def test_curves_of_a_training_have_a_panel_for_each_loss_term() -> None:
+    step = pd.DataFrame({"step": [0, 1], "forget": [1.0, 2.0], "total": [1.0, 0.5]})
+    epoch = pd.DataFrame({"epoch": [1, 2], "loss": [2.0, 1.0], "verbatim_share": [0.5, None]})
+    drawn = figures.curves_of_training({"GA": step, "book": epoch})
+    titles = [axes.get_title(loc="left") for axes in drawn.axes]
+    assert titles == ["Forget", "Weighted sum", "Loss", "Verbatim share"]
+    with pytest.raises(CompanionError, match="no history|columns"):
+        figures.curves_of_training({"GA": step[["step"]]})
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"), [("tables", "{'torch', 'matplotlib'}"), ("figures", "{'torch'}")]
+)
+def test_nothing_heavy_is_imported(module: str, heavy: str) -> None:
+    code = f"import sys, unlearn_lib.{module}; sys.exit(bool({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+if __name__ == "__main__":
+    for name in KINDS:
+        save(name, BASELINE)
