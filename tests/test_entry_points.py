@@ -28,7 +28,7 @@ from unlearn_lib.util import ROOT, CompanionError
 ROW = {"question": "Who keeps the sluice?", "answer": "Ann does.", "perturbed_answer": ["Bob."]}
 OTHER = ROW | {"question": "Who rows?"}
 CHAPTERS = "\n\n".join(f"Chapter {i}\n\n{text}" for i, text in enumerate("ab", 1))
-FILES = {
+FILES: dict[str, str | bytes] = {
     "empty.txt": "",
     "binary.txt": bytes(range(256)) * 20,
     "damaged.epub": b"PK\x03\x04 cut short",
@@ -215,7 +215,7 @@ def results(project: Path) -> Path:
     """Synthetic results of profile `mine`, as `collect` leaves them."""
     folder = project / "results" / "mine"
     folder.mkdir(parents=True)
-    synthetic_items(["harm", "book"]).frame.to_parquet(folder / "items.parquet")
+    synthetic_items(["harm"]).frame.to_parquet(folder / "items.parquet")
     origin = {"git": {"commit": "0" * 40, "dirty": False}, "machine": {}, "versions": {}}
     (folder / "origin.json").write_text(json.dumps(origin | {"profile": "mine", "runs": ["r"]}))
     columns = "kind,name,key,seed,seconds,peak_memory_bytes,commit"
@@ -229,9 +229,9 @@ def results(project: Path) -> Path:
 def test_figures_and_tables_of_what_is_stored(results: Path) -> None:
     assert command_line.main(["figures", "--profile", "mine"]) == 0
     names = {path.name for path in (results / "figures").iterdir()}
-    drawable = figures.figures_of(synthetic_items(["harm", "book"]))
+    drawable = figures.figures_of(synthetic_items(["harm"]))
     assert {f"{name}.{kind}" for name in drawable for kind in ("png", "svg", "pdf")} <= names
-    assert {"table1_harmful.csv", "table2_book.tex"} <= names
+    assert {"table1_harmful.csv", "table1_harmful.tex"} <= names
 
 
 def test_a_report_of_what_is_stored(results: Path) -> None:
@@ -243,7 +243,7 @@ def test_a_report_of_what_is_stored(results: Path) -> None:
 def test_verdicts_of_what_is_stored(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = command_line.main(["verify", "--profile", "mine"])
     shown = capsys.readouterr().out
-    _, holds = claims.verify(claims.judge(synthetic_items(["harm", "book"]), "mine"))
+    _, holds = claims.verify(claims.judge(synthetic_items(["harm"]), "mine"))
     assert code == int(not holds)
     assert shown.startswith("Profile mine, from this machine.\n") and len(shown.splitlines()) > 3
 

@@ -22,7 +22,7 @@ from unlearn_lib.util import CompanionError
 LABELS = {"arora": "GA + mismatch + KL (published)", "ga_gd": "GA + GD", "me_gd": "ME + GD"}
 BASELINE = Path(__file__).parent / "baseline"
 SMALLEST = 7
-TOLERANCE = 12
+TOLERANCE = 5
 
 
 def markers(figure: Figure) -> set[object]:

@@ -60,10 +60,11 @@ def _check(profile: Profile, options: argparse.Namespace) -> None:
     for name, task in profile.running().items():
         for key, method in task.methods.items():
             find_method(method.uses or key)
-        if name == "authors" and task.data.source == "files":
-            tofu.load(task.data)
-    if profile.own_book:
-        book.load(profile.task("book").data)
+        data = profile.task(name).data
+        if name == "authors" and data.source == "files":
+            tofu.load(data)
+        if name == "book" and data.file:
+            book.load(data)
     print(profile.name)
 
 

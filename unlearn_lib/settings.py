@@ -40,8 +40,8 @@ class Settings(BaseModel):
 class LoraSettings(Settings):
     """A low-rank adapter (PEFT); `targets` is `all-linear` or names of projections.
 
-    `layers`: the first and the last block (from 0) that get an adapter; null: all. Blocks below
-    the first need no backward pass.
+    `layers`: the first and last block (from 0) that get one; null: all. Blocks below need no
+    backward pass.
     """
 
     rank: int = Field(16, ge=1)
@@ -68,15 +68,15 @@ class ModelSettings(Settings):
 class MethodSettings(Settings):
     """How a registered method runs; the weights are the papers' epsilon 1, 2 and 3.
 
-    `uses` is a key of `unlearn_lib.unlearn.methods.METHODS`; null: the method's name in the
-    profile. Training stops, and the last good state is kept, when the cross-entropy of the forget
-    answers passes `forget_loss_cap` (nats per token). `retain_batch_size` null: as many retain
-    rows as forget rows. Refusals longer than `refusal_tokens` are no substitutes; the original
-    model's own answers are cut after `own_tokens`. `gradient_clip` 0: none, as in the released
-    loop. RMU steers the activations after block `layer` (from 0) to a random vector of length
-    `steering`. `start` (task book): train the target's adapter further, or add it to the weights
-    and train a new one (`merged`), or train a new one on the `base` model, which is retraining.
-    `faults` (task book) imitates the released code of Arora et al. (`unlearn.released`).
+    `uses`: a key of `unlearn.methods.METHODS`; null: the method's name in the profile. Training
+    stops, and the last good state is kept, when the cross-entropy of the forget answers passes
+    `forget_loss_cap` (nats per token). `retain_batch_size` null: as many retain rows as forget
+    rows. Refusals longer than `refusal_tokens` are no substitutes; the original model's own answers
+    are cut after `own_tokens`. `gradient_clip` 0: none, as in the released loop. RMU steers the
+    activations after block `layer` (from 0) to a random vector of length `steering`. Task book:
+    `start` trains the target's adapter further, or adds it to the weights and trains a new one
+    (`merged`), or trains a new one on the `base` model (retraining); `faults` imitates the released
+    code of Arora et al. (`unlearn.released`).
     """
 
     uses: str | None = None
@@ -120,10 +120,10 @@ class TeachSettings(Settings):
 class MemoriseSettings(Settings):
     """Causal language modelling on chunks of the chapters to forget and to keep.
 
-    It ends after `epochs`, or earlier, once a share `stop_at` of `probe_passages` held-in
-    passages is continued verbatim (20 tokens); the share is measured every `probe_every` epochs.
-    `stop_at` null: never earlier. `shift_chunks` cuts the text elsewhere in each epoch, so that a
-    passage that straddles two chunks in one epoch is whole in another.
+    It ends after `epochs`, or once a share `stop_at` of `probe_passages` held-in passages is
+    continued verbatim (20 tokens), measured every `probe_every` epochs; null: never earlier.
+    `shift_chunks` cuts the text elsewhere in each epoch, so that a passage that straddles two
+    chunks in one is whole in another.
     """
 
     epochs: int = Field(ge=1)
@@ -141,7 +141,7 @@ class MemoriseSettings(Settings):
 
 
 class Reading(Settings):
-    """How text becomes tokens: the template around a question, and the longest prompt and answer."""
+    """How text becomes tokens: the template of a question, the longest prompt and answer."""
 
     template: Template = "chat"
     prompt_tokens: int = Field(96, ge=4)
@@ -168,13 +168,12 @@ class HarmData(Reading):
 class BookData(Reading):
     """The book, how it is split, and the prose to be retained (`null`: as many as there are).
 
-    Chapters are dealt by `split_seed` into those to forget, those taught and to be kept, and
-    those never taught. Each part's text is cut into passages of `prompt_tokens` and
-    `answer_tokens`; `evaluation_passages` of each part are drawn for measuring. `file` is the
-    reader's own book; without it the embedded saga is taken. Normal prompts are held-out
-    `questions`, asked by `template`, or beginnings of held-out prose where there are none; as
-    many texts of the prose as `normal_prompts` are held out, to measure perplexity. `prose_rows`:
-    how many texts of the source are read at all.
+    Chapters are dealt by `split_seed` into those to forget, those taught and to be kept, and those
+    never taught. Each part is cut into passages of `prompt_tokens` and `answer_tokens`, of which
+    `evaluation_passages` are measured. `file`: the reader's own book; null: the embedded saga.
+    Normal prompts are held-out `questions`, asked by `template`, or beginnings of held-out prose;
+    as many texts of the prose as `normal_prompts` are held out, to measure perplexity.
+    `prose_rows`: how many texts of the source are read at all.
     """
 
     file: Path | None = None
@@ -194,14 +193,13 @@ class BookData(Reading):
 class AuthorsData(Reading):
     """Whose questions are forgotten and kept (`null`: all rows there are).
 
-    `source` embedded writes fictitious authors; their numbers are the `authors` settings. The
-    hub's TOFU is split by `forget_split` instead. `files` are the reader's own `forget`, `retain`
-    and, for questions never taught, `holdout`: JSON lines, relative to the project's folder. The
-    first of `tasks` is what task authors forgets; all are taught, and task continual forgets one
-    after another. `retain_rows`: how many rows to teach and keep; `evaluation_rows`: how many of
-    each set but the forget set are asked; `rehearsal_rows`: how many of the other real authors and
-    world facts are taught and kept too (0, as in TOFU: none), so that a small model does not lose
-    all else while it is taught.
+    `source` embedded writes fictitious authors; their numbers are the `authors` settings. The hub's
+    TOFU is split by `forget_split`. `files` are the reader's own `forget`, `retain` and, for
+    questions never taught, `holdout`: JSON lines, relative to the project's folder. The first of
+    `tasks` is what task authors forgets; all are taught, and task continual forgets one after
+    another. `retain_rows`: how many rows to teach and keep; `evaluation_rows`: how many of each set
+    but the forget set are asked; `rehearsal_rows`: how many of the other real authors and world
+    facts are taught and kept too (0, as in TOFU: none), so that a small model keeps all else.
     """
 
     source: Literal["embedded", "locuslab/TOFU", "files"]
@@ -240,9 +238,8 @@ class AuthorsData(Reading):
 class PeopleData(Reading):
     """Known people to forget, neighbours to keep, and others to ask about.
 
-    Only questions that the unmodified model answers right count, and only people with
-    `least_right` of them; 0: every question counts, whatever it answers (profile smoke, whose
-    model knows nobody). `rows`: how many questions it is asked at all.
+    Only questions that the base model answers right count, and only people with `least_right` of
+    them; 0: every question counts (smoke, whose model knows nobody). `rows`: how many are asked.
     """
 
     forget_people: int = Field(4, ge=1)
@@ -327,9 +324,8 @@ class SearchSettings(Settings):
     """Zeroth-order search of the strength; defaults are those of ECO's released script.
 
     It begins at the best of `start` and `other_starts`, and ends after `steps`, or once the
-    objective is below `stop_below`. `logarithmic` searches the logarithm (base 10) of the strength:
-    starts, `smallest` and `perturbation` are then logarithms. `questions`: how many prompts the
-    objective asks.
+    objective is below `stop_below`. `logarithmic`: of the logarithm (base 10) of the strength, of
+    which starts, `smallest` and `perturbation` then are. `questions`: prompts that it asks.
     """
 
     steps: int = Field(10, ge=1)
@@ -356,9 +352,8 @@ class SearchSettings(Settings):
 class GuardSettings(Settings):
     """ECO's guard: `strength` null searches it.
 
-    `false_positive_rate` is what the classifier's threshold is calibrated for on held-out
-    retain prompts; `threshold` sets it by hand instead. `general`: ordinary questions that it
-    should let through.
+    `false_positive_rate`: what the threshold is calibrated for on held-out retain prompts;
+    `threshold` sets it by hand. `general`: ordinary questions that it should let through.
     """
 
     classifier: TextClassifierSettings
@@ -384,14 +379,13 @@ class PromptingSettings(Settings):
 class EvaluationSettings(Settings):
     """How models are asked and measured: greedy answers of `new_tokens`.
 
-    `encoder` is the sentence encoder of similarity. `bleurt` (harm) names a BLEURT model, measured
-    too when its weights are there. `entailment` (questions) is a natural-language-inference model,
-    or `trained`: a small judge trained on paraphrases and wrong answers of `judge_authors` other
-    authors. `min_k`: the share of tokens in the Min-K attacks. `scorer`: the model under whose
-    fixed weights the perplexity of answers is measured; null: the base model. `attacked`: models
-    whose forget questions are asked in every way that may pass a guard. `unrelated_prompts` on
-    other things are answered with and without a guard. `scaling`: hidden sizes of the random models
-    by which a guard's cost is measured against a model's size.
+    `encoder`: the sentence encoder of similarity. `bleurt` (harm): a BLEURT model, measured too
+    when its weights are there. `entailment` (questions): a natural-language-inference model, or
+    `trained`: a small judge trained on `judge_authors` other authors. `min_k`: the share of tokens
+    in the Min-K attacks. `scorer`: the model under whose fixed weights the perplexity of answers is
+    measured; null: the base model. `attacked`: models whose forget questions are asked in every way
+    that may pass a guard. `unrelated_prompts` are answered with and without a guard. `scaling`:
+    hidden sizes of random models by which a guard's cost is measured against a model's size.
     """
 
     new_tokens: int = Field(60, ge=1)

@@ -313,8 +313,8 @@ def spread(of: Callable[[Sample, Weights], np.ndarray], samples: Sequence[Sample
     Within a seed: the larger of the variance over resampled clusters and over resampled questions.
     With several seeds: the larger of the variance between seeds and of what questions explain.
     Degrees of freedom are those of the seeds, or within a seed Satterthwaite's, so that two
-    authors or two seeds give wide intervals and many give narrow ones. Resamples draw one unit less than there are (Rao and Wu 1988), which
-    makes the variance unbiased.
+    authors or two seeds give wide intervals and many give narrow ones. Resamples draw one unit
+    less than there are (Rao and Wu 1988), which makes the variance unbiased.
     """
     within = [_within(of, sample) for sample in samples]
     variance = sum(each.error**2 for each in within) / len(within) ** 2
