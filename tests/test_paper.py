@@ -32,7 +32,6 @@ LLAMAS = (TAUGHT, RETAIN, "meta-llama/Meta-Llama-3-8B-Instruct", "HuggingFaceH4/
 MINI = "sentence-transformers/{}-MiniLM-L6-v2"
 NLI, NER = "sileod/deberta-v3-base-tasksource-nli", "dslim/bert-base-NER"
 BLEURT = "Elron/bleurt-base-512"
-NAMES = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>"}
 CUT = """
 name: cut
 extends: paper
@@ -77,7 +76,8 @@ def write_mirror(mirror: Path, tokenizer: Any) -> None:
     hf.set_seed(0)
     opt = hf.OPTConfig(**shared, **shape, num_hidden_layers=2, ffn_dim=64, word_embed_proj_dim=32)
     hf.OPTForCausalLM(opt).save_pretrained(mirror / "models" / OPT)
-    begins = hf.PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, **NAMES)
+    tokenizer.save_pretrained(mirror / "models" / OPT)
+    begins: Any = hf.AutoTokenizer.from_pretrained(mirror / "models" / OPT)
     begins.backend_tokenizer.post_processor = TemplateProcessing("</s> $A", None, [("</s>", 2)])
     begins.save_pretrained(mirror / "models" / OPT)
     for name in LLAMAS:
@@ -95,6 +95,7 @@ def write_mirror(mirror: Path, tokenizer: Any) -> None:
     write_bert(mirror / "models" / NLI, words, kinds, max_position_embeddings=512)
     write_bert(mirror / "models" / BLEURT, words, ("score",), max_position_embeddings=512)
     encoder = mirror / "models" / MINI.format("paraphrase")
+    encoder.parent.mkdir()
     encoder.symlink_to(assets.find_model(MINI.format("all")).folder)
     write_data(mirror / "datasets")
 

@@ -19,7 +19,7 @@ ORDER = """util settings source profile assets store data model unlearn metrics 
 SHOWING = ("figures", "tables", "claims", "results", "results_page", "notebook", "report", "stored")
 HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "sentence_transformers"}
 LONGEST_FILE, LONGEST_LINE = 400, 100
-TEXTS = [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.html"), *ROOT.glob("docs/*.py")]
+TEXTS = [*PACKAGE.rglob("*.py"), *ROOT.glob("docs/*.py")]
 
 
 def layer(module: str) -> str:

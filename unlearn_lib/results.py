@@ -47,6 +47,7 @@ TEXTS = (
 COLUMNS = (*TEXTS[:2], "seed", *TEXTS[2:9], "value", "run")
 EXACT = {"book": {"retain_model": "base"}}
 """The base model never saw the book, so that it is the book's retain model."""
+NOT_KEPT = ("forget", "holdout")
 FIRST, SECOND = "first:", "second:"
 BOUNDS = {"share": (0.0, 1.0), "score": (0.0, 1.0)}
 
@@ -179,7 +180,7 @@ def estimate(
     Args:
         metric: a name in the catalogue.
         method: of unlearning, or `base`, `target`, `retain_model`.
-        split: whose questions; default: those that the catalogue names (`all`: several).
+        split: whose questions; default: those that the catalogue names (`kept`: all to be kept).
         condition: an attack, a step, a part of the continual task; default: none.
         model: the language model; default: the task's only one.
     """
@@ -258,8 +259,8 @@ def _questions(
             rows = None if other is None else rows.join(other.add_suffix(f"@{rival}"), how="inner")
         if rows is None:
             continue
-        if splits != ("all",):
-            rows = rows[rows.index.get_level_values("split").isin(splits)]
+        asked = rows.index.get_level_values("split")
+        rows = rows[~asked.isin(NOT_KEPT) if splits == ("kept",) else asked.isin(splits)]
         if len(rows) and (len(splits) == 1 or set(splits) <= set(rows.index.unique("split"))):
             tables[seed] = rows
     return tables

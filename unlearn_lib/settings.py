@@ -54,8 +54,8 @@ class LoraSettings(Settings):
 class ModelSettings(Settings):
     """A causal language model and how its weights are held while they are trained.
 
-    `precision` is what is asked for; hardware without it falls back to float32, which is
-    recorded with every run. `lora: null` trains all weights.
+    Hardware without the `precision` that is asked for takes float32, and every run records it.
+    `lora: null` trains all weights.
     """
 
     id: str
@@ -220,17 +220,13 @@ class AuthorsData(Reading):
     @model_validator(mode="after")
     def _files_are_named(self) -> "AuthorsData":
         files = {"forget": self.forget, "retain": self.retain, "holdout": self.holdout}
-        if self.source != "files":
-            for name in (name for name, path in files.items() if path):
-                raise ValueError(
-                    f"'{name}' names a file, but 'source' is '{self.source}'; set source to "
-                    "'files', or leave the file out"
-                )
-            return self
-        for name in ("forget", "retain"):
-            if files[name] is None:
+        needed = ("forget", "retain") if self.source == "files" else ()
+        for name, path in files.items():
+            if path and self.source != "files":
+                raise ValueError(f"'{name}' names a file: set 'source' to 'files', or leave it out")
+            if name in needed and path is None:
                 raise ValueError(f"source 'files' needs '{name}', the path of a file of questions")
-        if self.tasks != 1:
+        if needed and self.tasks != 1:
             raise ValueError("the file 'forget' is one task; set 'tasks' to 1")
         return self
 
@@ -253,8 +249,8 @@ class PeopleData(Reading):
 class ScienceData(Reading):
     """Multiple choice: knowledge to forget and to keep (`null`: all rows there are).
 
-    `source` embedded: an invented science, taught first. `wmdp`: the hub's WMDP `subjects` to
-    forget, which the model knows by itself, and MMLU to keep.
+    `source` embedded: an invented science, taught first. `wmdp`: the hub's WMDP `subjects`, which
+    the model knows by itself, and MMLU to keep.
     """
 
     source: Literal["embedded", "wmdp"] = "embedded"
@@ -270,8 +266,8 @@ class ScienceData(Reading):
 class JudgeSettings(Settings):
     """The judge of harm: embeddings with logistic regression, or a fine-tuned encoder.
 
-    `data` is what it learns from: the graded answers of `data.forget`, or `jigsaw`, whose
-    `train.csv` is looked for in the mirror unless `file` says where it lies.
+    `data`: what it learns from, the graded answers of `data.forget`, or `jigsaw`, whose `train.csv`
+    lies in the mirror unless `file` names it.
     """
 
     kind: Literal["embedding", "sequence"] = "embedding"
@@ -286,9 +282,9 @@ class JudgeSettings(Settings):
 class TextClassifierSettings(Settings):
     """How a guard's prompt classifier is fine-tuned; defaults are those of ECO's released script.
 
-    `base` is an encoder. Classes are weighted by their number. A prompt longer than
-    `maximum_length` tokens is judged in overlapping windows of that length, the worst counting.
-    `most`: at most so many prompts of each set but those for the threshold; null: all.
+    `base` is an encoder. Classes are weighted by their number. A longer prompt than
+    `maximum_length` tokens is judged in overlapping windows, the worst counting. `most`: at most
+    so many prompts of each set but those for the threshold; null: all.
     """
 
     base: str
@@ -304,8 +300,8 @@ class TextClassifierSettings(Settings):
 class CorruptionSettings(Settings):
     """What happens to the embeddings of a flagged prompt's chosen tokens.
 
-    `tokens`: those of names, found by the model `ner`, or every one but the prompt's last.
-    `dims`: how many of an embedding's components; null: all.
+    `tokens`: those of names, which the model `ner` finds, or every one but the prompt's last.
+    `dims`: how many components of an embedding; null: all.
     """
 
     name: CorruptionName = "rand_noise_first_n"
