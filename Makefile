@@ -97,14 +97,14 @@ format: setup ## lay out the code as `make test` wants it
 smoke: ## everything on a tiny model, a few minutes: does the code work?
 	@$(MAKE) --no-print-directory reproduce PROFILE=smoke
 
-reproduce: setup ## execute the profile's notebooks, then its table and figures (BOOK=path: your own book; SEEDS=n)
+reproduce: setup ## execute the profile's notebooks, then its items, tables and figures (BOOK=path: your own book; SEEDS=n)
 	@name=$$($(PY) -m unlearn_lib check $(OPTIONS)) || exit; results="results/$$name"; \
 	mkdir -p "$$results/logs"; log="$$results/logs/snakemake.log"; \
 	BOOK="$(BOOK)" SEEDS="$(SEEDS)" $(PY) -m snakemake --cores $(JOBS) --config "profile=$(PROFILE)" \
 	  --nolock --rerun-incomplete --scheduler greedy --show-failed-logs 2> "$$log" || { \
 	  tr '\r' '\n' < "$$log" | tail -n 40 >&2; \
 	  echo "What is finished is kept: the same command goes on from here ($$log)." >&2; exit 1; }; \
-	echo "Notebooks: $$results/notebooks   table: $$results/metrics.csv   figures: $$results/figures"
+	echo "Notebooks: $$results/notebooks   items: $$results/items.parquet   figures: $$results/figures"
 
 figures: setup ## draw the figures and tables again from stored results; never trains
 	@$(PY) -m unlearn_lib figures $(OPTIONS)
@@ -112,7 +112,7 @@ figures: setup ## draw the figures and tables again from stored results; never t
 report: setup ## every claim, figure, table and text on one site that works offline; never trains
 	@$(PY) -m unlearn_lib report $(OPTIONS)
 
-verify: setup ## the verdict on each claim that this profile can judge; fails if one is not reproduced
+verify: setup ## the verdict on each claim; fails if a headline claim is refuted
 	@$(PY) -m unlearn_lib verify $(OPTIONS)
 
 status: setup ## which results exist, which are missing

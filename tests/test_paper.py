@@ -129,10 +129,10 @@ def write_data(folder: Path) -> None:
         "holdout01": plain(rows("the unheard", 4)),
     }.items():
         write(folder / tofu.TOFU / f"{name}.json", table)
-    subjects = [f"{science.WMDP}/wmdp-{name}" for name in science.NEIGHBOURS]
+    subjects = [f"{science.WMDP}/{name}" for name in science.TOPICS]
     subjects += [f"{science.MMLU}/{name}" for name in science.NEIGHBOURS.values()]
     for subject in (*subjects, *(f"{science.MMLU}/{name}" for name in science.GENERAL_SUBJECTS)):
-        asked = {"question": [f"Which is {i} of {subject}?" for i in range(24)]}
+        asked: dict[str, Any] = {"question": [f"Which is {i} of {subject}?" for i in range(24)]}
         asked |= {"choices": [[f"{c}{i}" for c in "abcd"] for i in range(24)]}
         keep(folder / subject / "test-00000-of-00001.parquet", asked | {"answer": [1] * 24})
 
@@ -185,8 +185,8 @@ def test_a_task_runs_from_a_mirror(task: str, ran: Callable[[str], Run]) -> None
     assert set(items["method"]) - judges == set(experiment.names())
     assert np.isfinite(items["value"]).all()
     for name in experiment.settings.methods:
-        run = experiment.chain(name)[-1]
-        assert run.result["hardware"]["weights_from"] == "mirror" and run.result["steps"] == 2
+        first, last = (experiment.chain(name)[place] for place in (0, -1))
+        assert first.result["hardware"]["weights_from"] == "mirror" and last.result["steps"] == 2
         assert np.isfinite(experiment.history(name)["total"]).all()
 
 

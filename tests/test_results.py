@@ -196,3 +196,37 @@ def test_order_of_questions_changes_nothing(values: list[float], seed: int) -> N
         estimate(each, "rougeL_recall", task="authors", method="a") for each in (items, shuffled)
     ]
     assert results[0] == results[1]
+
+
+def test_effectiveness_is_the_fall_in_per_cent_and_no_more_than_all() -> None:
+    values = {("base", "forget", "harmful"): [1] * 8 + [0] * 8}
+    values |= {
+        ("ga", "forget", "harmful"): [1] * 2 + [0] * 14,
+        ("no", "forget", "harmful"): [0] * 16,
+    }
+    items = items_of(values)
+    fall, whole, none = (
+        estimate(items, "effectiveness", task="authors", method=name)
+        for name in ("ga", "no", "base")
+    )
+    assert fall is not None
+    assert whole is not None
+    assert none is not None
+    assert (fall.value, fall.high <= 100) == (75, True)
+    assert whole.value == 100
+    assert whole.low < 70
+    assert (none.value, none.low, none.high) == (0, 0, 0)
+
+
+def test_mu_takes_sets_with_different_numbers_of_wrong_answers() -> None:
+    values: dict[tuple[str, str, str], Any] = {}
+    for split, wrong in (("retain", 3), ("world_facts", 1)):
+        for name in ("rougeL_recall", "token_entropy", "entailment", "cosine"):
+            values["a", split, name] = [1.0, 1.0]
+        values["a", split, "truth_ratio"] = [2.0, 2.0]
+        for name in ("loss_answer", *(f"loss_wrong_{i + 1}" for i in range(wrong))):
+            values["a", split, name] = [0.0, 0.0]
+    utility = estimate(items_of(values), "mu", task="authors", method="a")
+    means = [1, 1, 1, 1, 1, 0.5, 1, 1, 1, 1, 0.5, 0.5]
+    assert utility is not None
+    assert utility.value == pytest.approx(stats.hmean(means))

@@ -271,8 +271,8 @@ class Experiment(Stages):
 
     def _row(self, name: str, item: Sequence[Any], run: Run) -> tuple[Any, ...]:
         split, condition, cluster, key, metric, value = item
-        guards = dict.fromkeys((ECO, PROMPTING), "guarded")
-        stage = name if name in BEFORE else guards.get(name, "unlearned")
+        stages = dict.fromkeys((ECO, PROMPTING), "guarded") | dict(zip(BEFORE, BEFORE))
+        stage = "judge" if name.endswith("_judge") else stages.get(name, "unlearned")
         place = (self.task.name, self.model.id, self.seed, stage, name)
         return (*place, split, condition, cluster, key, metric, value, run.key)
 

@@ -307,8 +307,9 @@ def _estimate(
     if statistic.interval == "rate":
         known = value * (1 - value) / width.error**2 if width.error > 0 else n
         low, high = wilson(value, known, width.quantile)
-    elif statistic.of is reduction and width.error == 0:
-        low = value - _reduction_slack(samples, n)
+    elif statistic.of is reduction:
+        high = min(high, 100.0)
+        low = value - _reduction_slack(samples, n) if width.error == 0 and value == 100 else low
     if statistic.interval == "log":
         with np.errstate(over="ignore"):
             value, low, high = (float(np.exp(each)) for each in (value, low, high))

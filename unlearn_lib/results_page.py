@@ -40,7 +40,7 @@ def results_page(
         f"# Results of profile {profile_name}",
         f"Computed at commit {commit}; `make figures PROFILE={profile_name}` writes this page. "
         "`make verify` prints the verdict on every claim, and every figure and table lies in "
-        f"[figures/{profile_name}](figures/{profile_name}).",
+        f"[figures/{profile_name}](figures/{profile_name}). {origin.get('note', '')}".strip(),
         f"## Verdicts\n\nOf all claims: {', '.join(counts)}. The headline claims:",
         markdown(headline[SHOWN]),
         "\n".join(f"- {rule}" for rule in claims.rules()),

@@ -1,0 +1,325 @@
+"""A newcomer's way: clone, `make smoke`, JupyterLab, the report in a browser; and a machine that dies.
+
+The tree that is run is a clone of the work tree, changes that are not committed included. Chromium
+is the system's, or the one that UNLEARN_CHROMIUM names; without one its tests are skipped.
+"""
+
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pytest
+
+from unlearn_lib.profile import load_profile
+from unlearn_lib.stored import notebook_jobs
+from unlearn_lib.util import ROOT
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator, Page
+
+pytestmark = [pytest.mark.endtoend, pytest.mark.timeout(1500)]
+TIMES = re.compile(r"seconds|peak_memory_bytes|time_ratio|.*milliseconds.*")
+"""Items that hang on the machine and its load."""
+SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+PATIENCE = 600_000
+"""Milliseconds that a wait in the browser may take; every wait ends as soon as it can."""
+NOTEBOOK = "01_harmful_unlearning.ipynb"
+
+
+class Tree:
+    """A clone of the project in which make is run with this environment."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        inherited = {n: v for n, v in os.environ.items() if not n.startswith(("MAKE", "CONDA_"))}
+        self.environment = {**inherited, "PYTHONPATH": str(folder)}
+        names = self.git("ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT)
+        for name in filter(None, names.split("\0")):
+            if (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(ROOT / name, folder / name)
+        self.git("init", "--quiet")
+        self.commit()
+
+    def git(self, *words: str, cwd: Path | None = None) -> str:
+        """Return what git prints."""
+        done = subprocess.run(
+            ["git", *words], cwd=cwd or self.folder, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    def commit(self) -> None:
+        """Commit everything that is not ignored."""
+        self.git("add", "--all")
+        who = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+        self.git(*who, "commit", "--quiet", "--message", "all")
+
+    def start(self, *words: str, **more: Any) -> "subprocess.Popen[str]":
+        """Start make."""
+        command = ["make", "-o", "setup", *words, f"VENV={sys.prefix}"]
+        more = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} | more
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.environment | more.pop("env", {}),
+            text=True,
+            start_new_session=True,
+            **more,
+        )
+
+    def make(self, *words: str) -> str:
+        """Run make to its end."""
+        process = self.start(*words)
+        output, _ = process.communicate()
+        assert process.returncode == 0, output[-4000:]
+        return output
+
+    def results(self, profile: str = "smoke") -> Path:
+        """The folder of a profile's results."""
+        return self.folder / "results" / profile
+
+    def runs(self, profile: str = "smoke") -> dict[str, int]:
+        """When each run was stored."""
+        files = self.results(profile).glob("runs/*/run.json")
+        return {path.parent.name: path.stat().st_mtime_ns for path in files}
+
+    def items(self, profile: str = "smoke") -> pd.DataFrame:
+        """The items without those that hang on the machine."""
+        frame = pd.read_parquet(self.results(profile) / "items.parquet")
+        return frame[~frame["metric"].str.fullmatch(TIMES)]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    """A clean clone in which `make smoke` has run."""
+    clone = Tree(tmp_path_factory.mktemp("clone"))
+    clone.make("smoke")
+    return clone
+
+
+def test_a_clean_clone_runs_everything_and_stays_clean(tree: Tree) -> None:
+    assert tree.git("status", "--porcelain") == ""
+    jobs = {f"{job.name}.ipynb" for job in notebook_jobs(load_profile("smoke"))}
+    results = tree.results()
+    assert {path.name for path in (results / "notebooks").iterdir()} == jobs and len(jobs) == 6
+    tasks = set(load_profile("smoke").running())
+    assert set(tree.items()["task"]) == tasks
+    drawn = {path.suffix for path in (results / "figures").iterdir()}
+    assert {".png", ".svg", ".pdf", ".csv", ".tex", ".md"} <= drawn
+
+
+def test_a_second_run_computes_nothing(tree: Tree) -> None:
+    before, written = tree.runs(), (tree.results() / "items.parquet").stat().st_mtime_ns
+    tree.make("smoke")
+    assert tree.runs() == before
+    assert (tree.results() / "items.parquet").stat().st_mtime_ns == written
+
+
+KILLED = "name: killed\nextends: smoke\nonly: [book]\n"
+MOMENTS = {
+    "a checkpoint of the teaching": "partial/*/checkpoints/checkpoint-*/trainer_state.json",
+    "an unlearned model": "runs/*/history.csv",
+    "an executed notebook": "notebooks/02_*__s1.ipynb",
+}
+
+
+def test_killed_at_three_moments_and_continued_gives_the_same_items(
+    tree: Tree, tmp_path: Path
+) -> None:
+    killed = Tree(tmp_path / "killed")
+    (killed.folder / "notebooks" / "profiles" / "killed.yaml").write_text(KILLED)
+    results, command = killed.results("killed"), ("reproduce", "PROFILE=killed", "JOBS=1")
+    for moment, pattern in MOMENTS.items():
+        before, process = killed.runs("killed"), killed.start(*command)
+        while process.poll() is None and not any(results.glob(pattern)):
+            time.sleep(0.05)
+        assert process.poll() is None, f"make ended before {moment} was there"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert before.items() <= killed.runs("killed").items(), "what is finished is kept"
+    killed.make(*command)
+    whole = tree.items().query("task == 'book'").reset_index(drop=True)
+    again = killed.items("killed").reset_index(drop=True)
+    pd.testing.assert_frame_equal(again, whole, check_exact=True)
+    assert not [path for path in results.glob("partial/*") if path.is_dir()]
+
+
+# --- in a browser ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator["Browser"]:
+    """The system's Chromium."""
+    api = pytest.importorskip("playwright.sync_api")
+    names = filter(None, (os.environ.get("UNLEARN_CHROMIUM"), "chromium", "google-chrome"))
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip("No Chromium here.")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path)
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """One window, and what a page complains of or asks of anyone but `origin` and the disk."""
+
+    def __init__(self, browser: "Browser", size: str = "desktop", origin: str = "file:///") -> None:
+        width, height = SIZES[size]
+        self.page = browser.new_page(viewport={"width": width, "height": height})
+        self.complaints: list[str] = []
+        own = ("file:", "data:", "blob:", "about:", origin, origin.replace("http", "ws", 1))
+
+        def note(address: str) -> None:
+            if not address.startswith(own):
+                self.complaints.append(f"asked for {address}")
+
+        def console(line: Any) -> None:
+            if line.type == "error":
+                self.complaints.append(f"{line.text} {line.location['url']}")
+
+        self.page.on("request", lambda request: note(request.url))
+        self.page.on("websocket", lambda connection: note(connection.url))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", console)
+
+
+RULES = """button-name color-contrast empty-table-header heading-order html-has-lang image-alt label
+    link-name nested-interactive scrollable-region-focusable select-name summary-name""".split()
+PREPARE = """async () => {
+  document.querySelectorAll('details').forEach(each => { each.open = true; });
+  const pictures = [...document.images];
+  pictures.forEach(each => { each.loading = 'eager'; });
+  await Promise.all(pictures.map(each => each.decode().catch(() => null)));
+  const broken = pictures.filter(each => !each.naturalWidth).map(each => each.src.slice(0, 90));
+  const wide = document.documentElement.scrollWidth;
+  return wide > innerWidth ? [...broken, `${wide} pixels of ${innerWidth}`] : broken;
+}"""
+LINKS = """all => all.filter(a => a.href.startsWith('file:') && a.hash && a.pathname ===
+    location.pathname && !document.getElementById(decodeURIComponent(a.hash.slice(1))))
+    .map(a => a.href)"""
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_report_has_no_fault_in_a_browser(size: str, tree: Tree, chromium: "Browser") -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    tree.make("report", "PROFILE=smoke")
+    visit = Visit(chromium, size)
+    options = {"runOnly": {"type": "rule", "values": RULES}, "resultTypes": ["violations"]}
+    pages = sorted((tree.results() / "report").glob("*.html"))
+    assert {path.stem for path in (tree.results() / "notebooks").iterdir()} <= {
+        p.stem for p in pages
+    }
+    for path in pages:
+        visit.page.goto(path.as_uri())
+        visit.complaints += visit.page.evaluate(PREPARE)
+        visit.complaints += visit.page.eval_on_selector_all("a[href]", LINKS)
+        for violation in Axe().run(visit.page, options=options).response["violations"]:
+            visit.complaints += [
+                f"{violation['id']}: {n['html'][:150]}" for n in violation["nodes"]
+            ]
+        assert visit.complaints == [], path.name
+
+
+def test_harmful_texts_are_folded_away(tree: Tree, chromium: "Browser") -> None:
+    page = Visit(chromium).page
+    page.goto((tree.results() / "report" / "index.html").as_uri())
+    fold = page.locator("#texts details.harmful")
+    cell = fold.locator("td").first
+    assert "Harmful" in fold.locator("summary").inner_text() and not cell.is_visible()
+    fold.locator("summary").click()
+    assert cell.is_visible()
+
+
+class Lab:
+    """`make lab` in a tree, with Jupyter's own folders beside it and a proxy that never answers."""
+
+    def __init__(self, tree: Tree, folder: Path) -> None:
+        self.proxy = socket.create_server(("127.0.0.1", 0))
+        proxy = f"http://127.0.0.1:{self.proxy.getsockname()[1]}"
+        environment = dict.fromkeys(
+            ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), proxy
+        )
+        environment |= dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1,localhost")
+        for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
+            environment[name] = str(folder / name)
+        flags = "LAB_FLAGS=--no-browser --allow-root --ServerApp.port=0"
+        with (folder / "lab.log").open("w") as log:
+            self.process = tree.start("lab", flags, stdout=log, env=environment)
+        runtime = folder / "JUPYTER_RUNTIME_DIR"
+        self.door = self._written(runtime, "jpserver-file-to-run-*-open.html")
+        self.server = json.loads(self._written(runtime, "jpserver-*.json").read_text())
+        self.origin = self.server["url"].rstrip("/")
+
+    def _written(self, folder: Path, pattern: str) -> Path:
+        while self.process.poll() is None:
+            for path in folder.glob(pattern):
+                if path.stat().st_size:
+                    return path
+            time.sleep(0.1)
+        raise AssertionError("JupyterLab did not start")
+
+    def asked_the_network(self) -> bool:
+        """Whether the server or a kernel tried to leave this machine."""
+        return bool(select.select([self.proxy], [], [], 0)[0])
+
+
+@pytest.fixture
+def lab(tree: Tree, tmp_path: Path, chromium: "Browser") -> Iterator[Lab]:
+    """JupyterLab, ended afterwards with its kernels."""
+    running = Lab(tree, tmp_path)
+    yield running
+    os.kill(running.server["pid"], signal.SIGTERM)
+    running.process.wait(60)
+    running.proxy.close()
+
+
+def run_all(page: "Page", panel: "Locator") -> None:
+    """Run all cells and wait until each has its number and none an error."""
+    from playwright.sync_api import expect
+
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    prompts = panel.locator(".jp-CodeCell .jp-InputPrompt")
+    failed = panel.locator("[data-mime-type='application/vnd.jupyter.error']")
+    prompts.last.filter(has_text=re.compile(r"\d")).or_(failed).first.wait_for()
+    assert failed.all_inner_texts() == []
+    numbers = [f"[{n}]:" for n in range(1, prompts.count() + 1)]
+    expect(prompts).to_have_text(numbers, timeout=PATIENCE)
+
+
+def test_a_notebook_runs_in_jupyterlab_from_what_is_stored(
+    lab: Lab, tree: Tree, chromium: "Browser"
+) -> None:
+    before, visit = tree.runs(), Visit(chromium, origin=lab.origin)
+    page = visit.page
+    page.set_default_timeout(PATIENCE)
+    page.goto(lab.door.as_uri())
+    page.get_by_role("heading", name="Start here").wait_for()
+    assert page.url == f"{lab.origin}/lab/tree/00_start_here.ipynb"
+    page.locator(".jp-DirListing-item", has_text=NOTEBOOK).dblclick()
+    current = ".lm-DockPanel-tabBar .lm-TabBar-tab.lm-mod-current"
+    page.locator(current, has_text=NOTEBOOK).wait_for()
+    page.locator("#jp-main-statusbar").get_by_text("| Idle").wait_for()
+    panel = page.locator(".jp-NotebookPanel:visible")
+    run_all(page, panel)
+    cell = panel.locator(".jp-CodeCell", has_text='figures.draw("harmful_rate"')
+    picture = cell.locator(".jp-OutputArea-output img").first
+    picture.scroll_into_view_if_needed()
+    assert picture.evaluate("image => image.naturalWidth") > 300
+    folded = panel.locator("details").first
+    assert folded.locator("summary").is_visible() and not folded.locator("td").first.is_visible()
+    assert tree.runs() == before
+    assert visit.complaints == [] and not lab.asked_the_network()
