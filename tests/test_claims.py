@@ -12,7 +12,7 @@ from scipy import stats
 from unlearn_lib import claims
 from unlearn_lib.claims import NOT_TESTABLE, REFUTED, SUPPORTED, UNDECIDED, Claim, Verdict, judge
 from unlearn_lib.results import COLUMNS, Items, catalogue
-from unlearn_lib.settings import TASKS
+from unlearn_lib.task_settings import TASKS
 from unlearn_lib.util import ROOT, CompanionError
 
 PAPER = {"title": "Paper", "models": ["paper/model"]}

@@ -39,9 +39,7 @@ PLACES = {
     "A task": {
         "unlearn_lib/tasks/capitals.py",
         "unlearn_lib/tasks/__init__.py",
-        "unlearn_lib/settings.py",
-        "unlearn_lib/profile.py",
-        "unlearn_lib/tables.py",
+        "unlearn_lib/task_settings.py",
         "unlearn_lib/figures/specs.py",
         f"{PROFILES}my_task.yaml",
     },

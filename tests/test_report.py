@@ -18,7 +18,7 @@ from unlearn_lib.report import notebooks, write_report
 from unlearn_lib.report.notes import DIFFERENCES, measured
 from unlearn_lib.report.site import HERE
 from unlearn_lib.results import Items, catalogue
-from unlearn_lib.settings import TASKS
+from unlearn_lib.task_settings import TASKS
 
 LABELS = {"arora": "GA + mismatch + KL"}
 SECTIONS = "verdicts figures tables notebooks data machine costs notes texts".split()

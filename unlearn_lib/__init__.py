@@ -3,9 +3,9 @@
     from unlearn_lib import Experiment, Items, estimate
 
 `PUBLIC` lists the names; each is imported when it is first used, so that figures and tables need
-no torch. Modules use only those before them: util, settings, profile, assets, store, data, model,
-unlearn, metrics, judges, guard, evaluation, tasks, stages, experiment; results reads items, and
-figures, tables, claims, notebook and report show estimates.
+no torch. Modules use only those before them: util, settings, task_settings, profile, assets, store,
+data, model, unlearn, metrics, judges, guard, evaluation, tasks, stages, experiment; results reads
+items, and figures, tables, claims, notebook and report show estimates.
 """
 
 import importlib

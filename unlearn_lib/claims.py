@@ -1,6 +1,6 @@
 """What the papers claim and what our items say of it: the only place where a verdict is given.
 
-    verdicts = judge(load_items("laptop"), "laptop")
+    verdicts = judge(stored(profile).items, "laptop")
     table(verdicts)
 
 `notebooks/claims.yaml` holds the claims, each with a kind, a margin that stood before the run, and

@@ -20,10 +20,10 @@ from unlearn_lib import assets
 from unlearn_lib.evaluation import Item, Record, single
 from unlearn_lib.guard.model import Guard
 from unlearn_lib.model.loading import LanguageModel
-from unlearn_lib.profile import ECO, PROMPTING
 from unlearn_lib.results import COLUMNS
 from unlearn_lib.stages import BEFORE, Stages
 from unlearn_lib.store import Run, Spec
+from unlearn_lib.task_settings import ECO, PROMPTING
 from unlearn_lib.tasks import BASE, TARGET
 from unlearn_lib.tasks import guard_checks as checks
 from unlearn_lib.tasks.harm import Harm
@@ -160,7 +160,8 @@ class Experiment(Stages):
         settings, runs = self.settings.evaluation, []
         if name in settings.attacked:
             runs.append(self._attacked(name))
-        if settings.unrelated_prompts and name not in (BASE, TARGET):
+        guarded = ECO in self.settings.guard_names
+        if guarded and settings.unrelated_prompts and name not in (BASE, TARGET):
             runs.append(self._side_effects(name))
         if settings.scaling and name == ECO:
             runs.append(self._scaled())

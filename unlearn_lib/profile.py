@@ -9,32 +9,15 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from unlearn_lib.settings import (
-    TASKS,
-    AuthorsData,
-    BookData,
-    EvaluationSettings,
-    GuardSettings,
-    HarmData,
-    JudgeSettings,
-    MemoriseSettings,
-    MethodSettings,
-    ModelSettings,
-    PeopleData,
-    PromptingSettings,
-    ScienceData,
-    Settings,
-    TaskName,
-    TeachSettings,
-)
+from unlearn_lib.settings import MethodSettings, ModelSettings, Settings
+from unlearn_lib.task_settings import TASKS, Tasks, TaskSettings
 from unlearn_lib.util import ROOT, CompanionError, nearest, slug
 
 PROFILES = ROOT / "notebooks" / "profiles"
 OWN_BOOK = "-book-"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
-ECO, PROMPTING = "eco", "prompting"
 NAMES = {"base": "base model", "target": "target (taught)", "retain_model": "retain model"}
 """What the models before unlearning are called."""
 TABLES = ("models", "methods", "guards", "evaluation")
@@ -42,125 +25,6 @@ SHARED = ("model", "method", "overrides")
 ABOUT_GUARDS = {"attacked", "unrelated_prompts", "unrelated_tokens", "scaling"}
 """What tasks continual and people, which have no guards, do not take from authors' evaluation."""
 Tree = dict[str, Any]
-
-
-class Guards(Settings):
-    """The guards of a task: ECO's, and the prompting baseline; null: not run."""
-
-    eco: GuardSettings | None = None
-    prompting: PromptingSettings | None = None
-
-
-class TaskSettings(Settings):
-    """What every task has: models, methods, guards, and how models are asked.
-
-    `pretrain`: for the tiny model of profile smoke, which knows nothing by itself.
-    """
-
-    models: tuple[ModelSettings, ...] = Field(min_length=1)
-    methods: dict[str, MethodSettings] = {}
-    guards: Guards = Guards()
-    evaluation: EvaluationSettings
-    pretrain: TeachSettings | None = None
-
-    def model(self, model_id: str) -> ModelSettings:
-        """Return the settings of one model of the task, or say which there are."""
-        for model in self.models:
-            if model.id == model_id:
-                return model
-        known = nearest(model_id, [model.id for model in self.models])
-        raise CompanionError(f"The profile has no model '{model_id}'{known}.")
-
-    def method(self, name: str) -> MethodSettings:
-        """Return the settings of one method of the task, or say which there are."""
-        if name not in self.methods:
-            raise CompanionError(
-                f"The profile has no method '{name}'{nearest(name, self.methods)}."
-            )
-        return self.methods[name]
-
-    @property
-    def guard_names(self) -> list[str]:
-        """The guards that run."""
-        return [name for name in (ECO, PROMPTING) if getattr(self.guards, name) is not None]
-
-
-class HarmSettings(TaskSettings):
-    """Task harm (Arora et al. 2024, Table 1)."""
-
-    data: HarmData
-    judge: JudgeSettings
-
-    @model_validator(mode="after")
-    def _judge_has_its_data(self) -> "HarmSettings":
-        judge, forget = self.judge, self.data.forget
-        if judge.data not in ("jigsaw", forget):
-            raise ValueError(
-                f"judge.data is '{judge.data}', but the graded answers here are '{forget}'; "
-                f"set it to 'jigsaw', or to the same as data.forget"
-            )
-        if judge.kind == "embedding" and judge.data == "jigsaw":
-            raise ValueError("judge.kind 'embedding' cannot learn from jigsaw; use 'sequence'")
-        return self
-
-
-class BookSettings(TaskSettings):
-    """Task book (Arora et al. 2024, Table 2)."""
-
-    data: BookData
-    teach: MemoriseSettings
-
-
-class QuestionSettings(TaskSettings):
-    """Tasks authors, continual and people (Yuan et al. 2025), and science (Liu et al. 2024).
-
-    `teach` null: the models of the profile have been taught already; `retain_models` then names
-    each one's counterpart that was trained on the retain set only.
-    """
-
-    teach: TeachSettings | None = None
-    retain_models: dict[str, str] = {}
-
-    @model_validator(mode="after")
-    def _models_can_run(self) -> "QuestionSettings":
-        if any(model.quantization != "none" for model in self.models):
-            raise ValueError(
-                "adapters are added to the weights here, which a quantised model does not allow; "
-                "set its quantization to 'none'"
-            )
-        known = [model.id for model in self.models]
-        for name in sorted(set(self.retain_models) - set(known)):
-            raise ValueError(f"'retain_models' names '{name}', no model here{nearest(name, known)}")
-        return self
-
-
-class AuthorsSettings(QuestionSettings):
-    """Tasks authors and continual."""
-
-    data: AuthorsData
-
-
-class PeopleSettings(QuestionSettings):
-    """Task people."""
-
-    data: PeopleData
-
-
-class ScienceSettings(QuestionSettings):
-    """Task science."""
-
-    data: ScienceData
-
-
-class Tasks(Settings):
-    """The tasks of a profile; null: not run."""
-
-    harm: HarmSettings | None = None
-    book: BookSettings | None = None
-    authors: AuthorsSettings | None = None
-    continual: AuthorsSettings | None = None
-    people: PeopleSettings | None = None
-    science: ScienceSettings | None = None
 
 
 class Profile(Settings):
@@ -175,8 +39,16 @@ class Profile(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     offline: bool = True
     seeds: tuple[int, ...] = Field(min_length=1)
-    only: tuple[TaskName, ...] | None = Field(None, min_length=1)
+    only: tuple[str, ...] | None = Field(None, min_length=1)
     tasks: Tasks
+
+    @field_validator("only")
+    @classmethod
+    def _tasks_are_known(cls, only: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in only or ():
+            if name not in TASKS:
+                raise ValueError(f"there is no task '{name}'{nearest(name, TASKS)}")
+        return only
 
     @field_validator("name")
     @classmethod
@@ -203,7 +75,7 @@ class Profile(Settings):
         """Whether the book is the reader's own file, which is then the only task."""
         return self.tasks.book is not None and self.tasks.book.data.file is not None
 
-    def running(self) -> dict[TaskName, TaskSettings]:
+    def running(self) -> dict[str, TaskSettings]:
         """The tasks to run, by name."""
         if self.own_book:
             return {"book": self.task("book")}
@@ -341,7 +213,7 @@ def _task(name: str, block: Tree, tables: dict[str, Tree], path: Path) -> Tree:
     place = f"tasks.{name}."
     names = {key: _part(block, key, list, path, place) for key in ("models", "methods", "guards")}
     here = {key: _part(block, key, dict, path, place) for key in (*SHARED, "evaluation")}
-    known = tables | {"overrides": names["methods"] + names["guards"]}
+    known: Tree = tables | {"overrides": [*tables["methods"], *tables["guards"]]}
     for kind, keys in (names | {"overrides": here["overrides"]}).items():
         for key in keys:
             if str(key) not in known[kind]:

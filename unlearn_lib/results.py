@@ -1,6 +1,6 @@
 """From items to numbers: `estimate` and `compare` are the only ways.
 
-    items = load_items("laptop")
+    items = stored(load_profile("laptop")).items
     estimate(items, "mu", task="authors", method="ga_gd")
     compare(items, "mu", "me_gd", "ga_gd", task="authors")
 

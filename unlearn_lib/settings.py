@@ -1,12 +1,10 @@
 """The blocks that a profile is made of: frozen, closed to unknown keys, every default stated."""
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-TaskName = Literal["harm", "book", "authors", "continual", "people", "science"]
-TASKS: tuple[TaskName, ...] = get_args(TaskName)
 Precision = Literal["bfloat16", "float16", "float32"]
 Schedule = Literal["linear", "constant", "cosine"]
 Template = Literal["chat", "question_answer"]

@@ -21,10 +21,11 @@ from unlearn_lib.guard.model import Guard
 from unlearn_lib.guard.search import zeroth_order
 from unlearn_lib.model import generate, scoring
 from unlearn_lib.model.loading import LanguageModel, load, load_chain, make_trainable, save
-from unlearn_lib.profile import ECO, PROMPTING, Profile, load_profile
+from unlearn_lib.profile import Profile, load_profile
 from unlearn_lib.settings import MethodSettings
 from unlearn_lib.source import code_of
 from unlearn_lib.store import Run, RunStore, Spec
+from unlearn_lib.task_settings import ECO, PROMPTING
 from unlearn_lib.tasks import BASE, RETAIN_MODEL, TARGET, TASK_CLASSES, Task, behind
 from unlearn_lib.tasks import guard_checks as checks
 from unlearn_lib.unlearn import losses, released, trainer

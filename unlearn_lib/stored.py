@@ -51,7 +51,7 @@ def notebook_jobs(profile: Profile) -> list[Job]:
     running = profile.running()
     jobs = []
     for notebook, tasks in NOTEBOOKS.items():
-        settings = [running[task] for task in tasks if task in running]  # type: ignore[index]
+        settings = [running[task] for task in tasks if task in running]
         if notebook.startswith("03"):
             settings = [each for each in settings if each.guard_names]
         models = dict.fromkeys(model.id for each in settings for model in each.models)

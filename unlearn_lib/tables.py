@@ -87,6 +87,11 @@ class Column:
         return value if math.isnan(number.low) else f"{value} [{low}, {high}]"
 
 
+def title_of(task: str) -> str:
+    """What a task is called; its name where it has no other."""
+    return TASKS.get(task, task)
+
+
 @functools.cache
 def broken(items: Items, task: str, method: str, model: str, condition: str = "") -> bool:
     """Return whether more than 10 % of a model's answers on any split are degenerate.
@@ -175,7 +180,11 @@ def _row(items: Items, columns: Sequence[Column], label: str, **where: str) -> l
     first = next((number for number in numbers.values() if number is not None), None)
     if first is None:
         return []
-    row = {"Source": "ours", "Model": where["model"], "Task": TASKS[where["task"]]}
+    row = {
+        "Source": "ours",
+        "Model": where["model"],
+        "Task": title_of(where["task"]),
+    }
     row |= {"Condition": where["condition"], "Method": label + " †" * broken(items, **where)}
     row |= {column.heading: column.text(number) for column, number in numbers.items()}
     return [row | {"n": str(first.n), "Seeds": str(first.seeds)}]
@@ -187,7 +196,11 @@ def _reported(others: pd.DataFrame, columns: Sequence[Column], names: Names) -> 
         known = [c for c in columns if c.metric == each.metric and not c.relative]
         known = [c for c in known if each.split in ("", "all", c.split, *c.entry.splits)]
         if known:
-            row = {"Source": each.source, "Model": each.model, "Task": TASKS[each.task]}
+            row = {
+                "Source": each.source,
+                "Model": each.model,
+                "Task": title_of(each.task),
+            }
             place = "; ".join(filter(None, [each.place, getattr(each, "note", "")]))
             row |= {"Method": names.get(each.method, each.method), "Place": place}
             rows.setdefault(tuple(row.values()), row)[known[0].heading] = f"{float(each.value):g}"

@@ -172,7 +172,7 @@ def tradeoff(source: Source, pairs: Sequence[Pair]) -> Drawn:
             more |= style.explained(mark) if mark == style.BROKEN else {}
             number = numbers.setdefault(method, len(numbers) + 1)
             axes.text(x.value, y.value, str(number), gid="number")
-        title = TASKS[task] if len(tasks) > 1 else ""
+        title = TASKS.get(task, task) if len(tasks) > 1 else ""
         axes.set(title=title, xlabel=across.axis_label(xs), ylabel=up.axis_label(ys))
     key = {f"{n}  {names[m]}": style.MARKS.get(m, style.UNLEARNED) for m, n in numbers.items()}
     return figure, {label: style.key(mark) for label, mark in key.items()} | more
