@@ -1,6 +1,7 @@
 """What a user gives that is wrong is refused in one sentence; verbs show what is stored."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,26 +18,20 @@ import yaml
 from synthetic import synthetic_items
 
 import unlearn_lib
-from unlearn_lib import Experiment, Items, claims, estimate, figures
+from unlearn_lib import Experiment, Items, estimate, figures
 from unlearn_lib import __main__ as command_line
-from unlearn_lib.data.prose import load_prose
 from unlearn_lib.profile import PROFILES
 from unlearn_lib.results import COLUMNS
 from unlearn_lib.unlearn.methods import find_method
 from unlearn_lib.util import ROOT, CompanionError
 
 ROW = {"question": "Who keeps the sluice?", "answer": "Ann does.", "perturbed_answer": ["Bob."]}
-OTHER = ROW | {"question": "Who rows?"}
-CHAPTERS = "\n\n".join(f"Chapter {i}\n\n{text}" for i, text in enumerate("ab", 1))
 FILES: dict[str, str | bytes] = {
     "empty.txt": "",
-    "binary.txt": bytes(range(256)) * 20,
     "damaged.epub": b"PK\x03\x04 cut short",
     "short.txt": "Chapter 1\n\nOne line.\n\nChapter 2\n\nAnother.\n",
-    "novel.docx": "Chapter 1",
     "forget.jsonl": json.dumps(ROW),
-    "retain.jsonl": json.dumps(OTHER),
-    "bare.jsonl": json.dumps({"question": "Who rows?", "answer": "Sam."}),
+    "retain.jsonl": json.dumps(ROW | {"question": "Who rows?"}),
     "broken.jsonl": '{"question": "Who',
 }
 OWN = {"source": "files", "tasks": 1, "holdout_authors": 0}
@@ -47,13 +42,10 @@ PROFILE: dict[str, dict[str, Any]] = {
         "methods": {"gaa": {"uses": "ga_mismtch_kl"}},
         "tasks": {"people": {"methods": ["gaa"], "overrides": None}},
     },
-    "value": {"tasks": {"authors": {"teach": {"epochs": 0}}}},
-    "lost": {"only": ["authors"], "tasks": {"authors": {"models": ["a/model"]}}},
+    "lost": {"models": {"a/model": {"lora": None}}},
 }
-PROFILE["lost"]["models"] = {"a/model": {"lora": None}}
 QUESTIONS = {
     "nowhere": {"forget": "forget.jsonl", "retain": "nowhere.jsonl"},
-    "bare": {"forget": "forget.jsonl", "retain": "bare.jsonl"},
     "twice": {"forget": "forget.jsonl", "retain": "forget.jsonl"},
     "broken": {"forget": "broken.jsonl", "retain": "retain.jsonl"},
 }
@@ -72,15 +64,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(PROFILES, tmp_path / "profiles")
     for name, content in FILES.items():
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    prose = [f"Chapter {i}\n\n{text}" for i, text in enumerate(load_prose("embedded")[0][:10], 1)]
-    (tmp_path / "prose.txt").write_text("\n\n".join(prose))
-    own = {
-        name: {key: str(tmp_path / file) for key, file in q.items()}
-        for name, q in QUESTIONS.items()
-    }
     asked = {
-        name: {"only": ["authors"], "tasks": {"authors": {"data": OWN | files}}}
-        for name, files in own.items()
+        name: {"tasks": {"authors": {"data": OWN | {k: str(tmp_path / v) for k, v in q.items()}}}}
+        for name, q in QUESTIONS.items()
     }
     for name, changed in {"mine": {}, **PROFILE, **asked}.items():
         text = yaml.safe_dump({"name": name, "extends": "smoke"} | changed)
@@ -110,19 +96,14 @@ def written(folder: Path) -> set[str]:
         ("check --profile smoke.yaml", "no profile's name"),
         ("check --profile ../smoke", "no profile's name"),
         ("check --profile typo", "typo.yaml: unknown key 'ofline' (did you mean 'offline'"),
-        ("check --profile value", "tasks.authors.teach.epochs"),
         ("check --profile gpu", "no GPU"),
         ("check --profile mine --seeds 0", "SEEDS is 0"),
         ("check --profile mine --book nowhere.txt", "no book at"),
         ("check --profile mine --book empty.txt", "empty"),
-        ("check --profile mine --book binary.txt", "binary"),
         ("check --profile mine --book damaged.epub", "damaged.epub"),
         ("check --profile mine --book short.txt", "short"),
-        ("check --profile mine --book novel.docx", "novel.docx"),
-        ("check --profile mine --book prose.txt", "contains the book"),
         ("prepare --profile lost", "a/model"),
         ("check --profile nowhere", "nowhere.jsonl"),
-        ("check --profile bare", "perturbed_answer"),
         ("check --profile twice", "retain"),
         ("check --profile broken", "broken.jsonl"),
         ("check --profile method", "'ga_mismtch_kl' (did you mean 'ga_mismatch_kl'"),
@@ -141,8 +122,7 @@ def test_what_is_wrong_is_refused_in_one_sentence(
     before = written(project)
     assert command_line.main(command.split()) == 2
     message = capsys.readouterr().err
-    assert message.startswith("error: ") and message.endswith(".\n") and message.count("\n") == 1
-    assert words in message
+    assert re.fullmatch(r"error: .+\.\n", message) and words in message
     assert written(project) == before, "and nothing is written"
 
 
@@ -156,10 +136,6 @@ def test_what_is_wrong_is_refused_in_one_sentence(
         (lambda: Items(pd.DataFrame(columns=COLUMNS[1:])), "task"),
         (
             lambda: estimate(synthetic_items(["harm"]), "harmful_rat", task="harm", method="base"),
-            "did you mean 'harmful_rate'",
-        ),
-        (
-            lambda: figures.draw("harmful_rte", synthetic_items(["harm"]), {}),
             "did you mean 'harmful_rate'",
         ),
     ],
@@ -240,14 +216,6 @@ def test_a_report_of_what_is_stored(results: Path) -> None:
     assert "An answer." in page and "profile mine" in page.lower()
 
 
-def test_verdicts_of_what_is_stored(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = command_line.main(["verify", "--profile", "mine"])
-    shown = capsys.readouterr().out
-    _, holds = claims.verify(claims.judge(synthetic_items(["harm"]), "mine"))
-    assert code == int(not holds)
-    assert shown.startswith("Profile mine, from this machine.\n") and len(shown.splitlines()) > 3
-
-
 def test_status_says_what_is_done_and_what_is_open(
     results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -266,7 +234,7 @@ def test_reference_results_hold_no_text_and_stand_in_for_missing_ones(
     assert kept == {"items.parquet", "origin.json", "costs.csv"}
     shutil.rmtree(results)
     assert command_line.main(["verify", "--profile", "mine"]) in (0, 1)
-    assert "from reference results" in capsys.readouterr().out
+    assert "Profile mine, from reference results.\n" in capsys.readouterr().out
     assert not results.exists()
 
 
@@ -287,8 +255,7 @@ def test_make_clean_never_removes_reference_results(tmp_path: Path) -> None:
         (tmp_path / "results" / name).mkdir(parents=True)
 
     def left(target: str, profile: str) -> set[str]:
-        command = ["make", target, f"PROFILE={profile}"]
-        subprocess.run(command, cwd=tmp_path, capture_output=True)
+        subprocess.run(["make", target, f"PROFILE={profile}"], cwd=tmp_path, capture_output=True)
         return {path.name for path in (tmp_path / "results").iterdir()}
 
     for refused in ("reference", "", "..", "mine/.."):

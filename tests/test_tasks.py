@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 import pytest
 from smoke import Finished, few, keys, run_few
+from test_source import forget
 
 from unlearn_lib import source
-from unlearn_lib.evaluation import digest_of
 from unlearn_lib.experiment import Experiment
 from unlearn_lib.model import generate
 from unlearn_lib.results import COLUMNS, Items, catalogue, estimate
@@ -58,19 +58,13 @@ HASH = re.compile(r"[0-9a-f]{12}|(forget|retain|holdout) \d+|repeat \d|")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder that takes the place of the project's, for results."""
-    root: Path = tmp_path_factory.mktemp("few")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+    """All six tasks, run; results lie in a folder of their own."""
+    root = tmp_path_factory.mktemp("few")
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("profile", "stored"):
-            patch.setattr(f"unlearn_lib.{module}.ROOT", root)
-        yield root
-
-
-@pytest.fixture(scope="module")
-def finished(folder: Path) -> Finished:
-    """All six tasks, run."""
-    return run_few(folder)
+        patch.setattr("unlearn_lib.profile.ROOT", root)
+        patch.setattr("unlearn_lib.stored.ROOT", root)
+        yield run_few(root)
 
 
 @pytest.fixture(scope="module")
@@ -204,15 +198,13 @@ def test_a_prompt_that_the_guard_lets_pass_is_answered_as_before(finished: Finis
     target, eco = experiment.load("target"), experiment.load("eco")
     questions = [row.question for row in experiment.task.sets("")["retain"]]  # type: ignore[attr-defined]
     guard = eco.model.guard
-    passing = [
-        q for q, score in zip(questions, guard.scores(questions)) if score <= guard.threshold
-    ]
+    scores = zip(questions, guard.scores(questions), strict=True)
+    passing = [question for question, score in scores if score <= guard.threshold]
     prompts = [experiment.task.encoder.prompt(question) for question in passing]
     before, after = (generate.continuations(model, prompts, 12, 4) for model in (target, eco))
     assert before == after and any(before)
-    assert loss(finished, "authors", "eco", "forget") != loss(
-        finished, "authors", "target", "forget"
-    )
+    flagged = [loss(finished, "authors", name, "forget") for name in ("target", "eco")]
+    assert flagged[0] != flagged[1], "what it flags is not"
 
 
 def test_a_second_experiment_finds_everything_stored(finished: Finished) -> None:
@@ -232,14 +224,6 @@ def test_a_result_does_not_depend_on_other_methods(finished: Finished, tmp_path:
         whole = whole[whole["method"].isin(frame["method"].unique())].reset_index(drop=True)
         pd.testing.assert_frame_equal(frame, whole)
     assert finished.runs == before
-
-
-def test_another_seed_trains_again_and_the_base_model_stays(finished: Finished) -> None:
-    one, two = (Experiment(finished.profile, "people", seed=seed) for seed in (1, 2))
-    assert digest_of(one.task.taught("target")) == digest_of(two.task.taught("target"))
-    assert one.evaluated("base").key == two.evaluated("base").key
-    before = finished.runs
-    assert two.evaluated("base").cached and finished.runs == before
 
 
 def test_what_models_answered_stands_side_by_side(finished: Finished) -> None:
@@ -272,17 +256,10 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     copy = tmp_path / "unlearn_lib"
     shutil.copytree(source.PACKAGE, copy, ignore=lambda _, names: {"embedded", "__pycache__"})
     monkeypatch.setattr(source, "PACKAGE", copy)
-    forget_sources()
+    forget()
     yield copy
     monkeypatch.undo()
-    forget_sources()
-
-
-def forget_sources() -> None:
-    """Clear what was read of the code before."""
-    for function in vars(source).values():
-        if hasattr(function, "cache_clear"):
-            function.cache_clear()
+    forget()
 
 
 @pytest.mark.parametrize(
@@ -306,7 +283,7 @@ def test_a_flipped_sign_of_a_loss_trains_again_what_uses_it(
     file = package / "unlearn" / "losses.py"
     head, name, tail = file.read_text().partition(f"def {function.__name__}(")
     file.write_text(head + name + tail.replace(sign, flipped, 1))
-    forget_sources()
+    forget()
     after = keys(profile)
     changed = {place for place in before if before[place] != after[place]}
     assert {(task, name) for task, name, stage in changed if stage == "unlearn"} == users

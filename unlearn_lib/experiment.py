@@ -30,8 +30,8 @@ from unlearn_lib.tasks.harm import Harm
 from unlearn_lib.tasks.questions import TRAINED, Authors, QuestionTask
 from unlearn_lib.util import digest, write_text
 
-JUDGES = {"harm": "harm_judge"}
-"""The name of a task's judge in the item table; otherwise `entailment_judge`."""
+JUDGES = {"harm": "harm_judge", "authors": "entailment_judge"}
+"""The names of judges in the item table; continual and people share that of authors."""
 
 
 class Experiment(Stages):
@@ -264,9 +264,9 @@ class Experiment(Stages):
             for part in self.task.parts if name in self.settings.methods else ("",):
                 run = self.measured(name, part)
                 rows += [self._row(name, item, run) for item in run.result["items"]]
-        judge = self.judge if names is None else None
+        judge = self.judge if names is None and self.task.name in JUDGES else None
         if judge is not None:
-            name = JUDGES.get(self.task.name, "entailment_judge")
+            name = JUDGES[self.task.name]
             rows += [self._row(name, item, judge) for item in judge.result["items"]]
         return pd.DataFrame(rows, columns=list(COLUMNS))
 

@@ -49,7 +49,7 @@ EXACT = {"book": {"retain_model": "base"}}
 """The base model never saw the book, so that it is the book's retain model."""
 NOT_KEPT = ("forget", "holdout")
 FIRST, SECOND = "first:", "second:"
-BOUNDS = {"share": (0.0, 1.0), "score": (0.0, 1.0)}
+BOUNDS = {"share": (0.0, 1.0), "score": (0.0, 1.0), "cosine": (-1.0, 1.0)}
 
 
 @dataclass(frozen=True)
