@@ -75,12 +75,11 @@ class Tree:
             start_new_session=True,
         )
 
-    def make(self, *words: str) -> str:
+    def make(self, *words: str) -> None:
         """Run make to its end."""
         process = self.start(*words)
         output = process.communicate()[0]
         assert process.returncode == 0, output[-4000:]
-        return output
 
     def results(self, profile: str = "smoke") -> Path:
         """The folder of a profile's results."""

@@ -25,8 +25,8 @@ MODELS = {
     "harm": "base ga refusal harm_judge",
     "book": "base target eco prompting ga merged retrain released",
     "authors": "base target retain_model eco prompting ga_gd me_gd entailment_judge",
-    "continual": "ga_gd entailment_judge",
-    "people": "base me_gd entailment_judge",
+    "continual": "ga_gd",
+    "people": "base me_gd",
     "science": "base target eco prompting ga_gd",
 }
 PASSAGE = """loss_text tokens_text verbatim verbatim_run extraction_strength bleu meteor rougeL_recall
