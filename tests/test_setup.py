@@ -90,6 +90,12 @@ def test_conda_environment_is_the_one_that_make_fills() -> None:
 def test_help_lists_every_target() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
     phony = re.search(r"^\.PHONY: (help .*)$", makefile, re.MULTILINE)
-    shown = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    shown = subprocess.run(
+        ["make", "--no-print-directory", "help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     targets = {line.split()[0] for line in shown.stdout.splitlines() if line.startswith("  ")}
     assert phony and set(phony[1].split()) == targets

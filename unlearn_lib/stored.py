@@ -24,7 +24,7 @@ NOTEBOOKS = {
 }
 """The notebooks that compute, in the order in which they run, and the tasks that each shows."""
 TOUR, GALLERY = "00_start_here", "05_figures_and_tables"
-THIS_MACHINE, REFERENCE = "this machine", "reference results"
+THIS_MACHINE, REFERENCE = "results of this machine", "reference results"
 FILES = ("items.parquet", "origin.json", "costs.csv")
 COST_COLUMNS = "kind name key seed seconds peak_memory_bytes commit".split()
 MEGABYTE = 1024**2  # of Snakemake's max_rss
