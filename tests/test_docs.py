@@ -254,7 +254,7 @@ def test_a_task_is_taught_unlearned_and_drawn(project: Path) -> None:
 def test_own_questions_are_taught_and_forgotten(project: Path) -> None:
     python(project, "-c", RUN, "my_questions")
     frame = pd.read_parquet(project / "results" / "my_questions" / "items.parquet")
-    assert set(frame["stage"]) == {"base", "target", "retain_model", "unlearned"}
+    assert set(frame["stage"]) == {"base", "target", "retain_model", "unlearned", "judge"}
     for split in ("forget", "retain"):
         rows = (project / "my" / f"{split}.jsonl").read_text().splitlines()
         asked = frame[(frame["split"] == split) & (frame["method"] == "ga_gd")]

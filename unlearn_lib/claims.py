@@ -248,22 +248,22 @@ def _compared(
     other = _condition(items, claim.task, claim.other_condition or pattern, 0)
     number = estimate(items, metric, method=first, condition=condition, **where)
     where |= {"condition": condition, "other_condition": other}
-    found = _beside(number, claim.value) if number else None
+    difference = _beside(number, claim.value) if number else None
     if second:
-        found = compare(items, metric, first, second, **where)
+        difference = compare(items, metric, first, second, **where)
     sides = [(name, place) for name, place in ((first, condition), (second, other)) if name]
     named = [names.get(name, name) + f" ({place})" * (condition != other) for name, place in sides]
-    if number is None or found is None:
+    if number is None or difference is None:
         return Verdict(claim, NOT_TESTABLE, why=f"not run: {' and '.join(named)}")
-    shown = in_words(column, found if second else number)
+    shown = in_words(column, difference if second else number)
     part = Verdict(claim, UNDECIDED, f"{column.heading}, {' minus '.join(named)}: {shown}")
     if claim.kind in ("bound", "by_construction"):
         return _bounded(part, number)
     if claim.kind == "exact":
-        equal = abs(found.value) <= claim.margin
+        equal = abs(difference.value) <= claim.margin
         return replace(part, outcome=SUPPORTED if equal else REFUTED)
     sign = -1 if claim.claimed == "lower" else 1
-    part = _tested(part, REGIONS[claim.kind], found, column, sign)
+    part = _tested(part, REGIONS[claim.kind], difference, column, sign)
     if claim.kind == "matched":
         return _matched(part, compare(items, "fe", first, second, **where))
     return part
@@ -285,16 +285,18 @@ def _beside(number: Estimate, value: float | str | None) -> Difference:
     return Difference(value, low, high, number.n, number.seeds, error, math.inf, math.nan)
 
 
-def _tested(part: Verdict, region: Region, found: Difference, column: Column, sign: int) -> Verdict:
+def _tested(
+    part: Verdict, region: Region, difference: Difference, column: Column, sign: int
+) -> Verdict:
     """Judge a difference by its interval; undecided without one."""
-    if math.isnan(found.error):
+    if math.isnan(difference.error):
         return replace(part, why="it has no interval")
     margin = part.claim.margin
     size = f"{100 * margin:.3g} points" if column.percent else f"{margin:.3g}"
-    low, high = sorted(sign * end for end in found.interval(region.confidence))
+    low, high = sorted(sign * end for end in difference.interval(region.confidence))
     least, most = (margin * bound for bound in region.support)
-    gaps = np.array([sign * found.value - least, most - sign * found.value])
-    tails = stats.t.sf(gaps / max(found.error, 1e-12), found.freedom)
+    gaps = np.array([sign * difference.value - least, most - sign * difference.value])
+    tails = stats.t.sf(gaps / max(difference.error, 1e-12), difference.freedom)
     part = replace(part, p=min(1.0, 2 * SIGNIFICANCE / (1 - region.confidence) * float(max(tails))))
     if high < margin * region.meant[0] or low > margin * region.meant[1]:
         return replace(
@@ -306,9 +308,9 @@ def _tested(part: Verdict, region: Region, found: Difference, column: Column, si
         return replace(part, outcome=SUPPORTED)
     times = np.geomspace(1, 1e4, 1000)
     levels = ((1 + region.confidence) / 2, region.power)
-    quantiles = sum(stats.t.ppf(level, found.freedom * times) for level in levels)
-    effects = quantiles * found.error / np.sqrt(times)
-    enough = found.n * times[effects <= margin][:1]
+    quantiles = sum(stats.t.ppf(level, difference.freedom * times) for level in levels)
+    effects = quantiles * difference.error / np.sqrt(times)
+    enough = difference.n * times[effects <= margin][:1]
     takes = "".join(f"; {size} take about {float(f'{n:.2g}'):,.0f}" for n in enough)
     effect = f"{100 * effects[0]:.3g} points" if column.percent else f"{effects[0]:.3g}"
     return replace(part, why=f"so many questions can show an effect of {effect}{takes}")

@@ -68,7 +68,7 @@ def page(path: Path) -> tuple[str, str]:
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = FORMULA.sub(lambda found: _drawn(found[1].strip()), cell.source)
+            cell.source = FORMULA.sub(lambda match: _drawn(match[1].strip()), cell.source)
         else:
             outputs = [
                 output for output in cell.get("outputs", []) if output.get("name") != "stderr"
@@ -96,7 +96,7 @@ def without_paths(text: str) -> str:
     Paths within the repository become relative ones; of others only the last name is left.
     """
     text = re.sub(rf"{re.escape(str(ROOT))}(?:/|(?=[^\w.-]|$))", "", text)
-    return PATH.sub(lambda found: f"…/{Path(found[0]).name}", text)
+    return PATH.sub(lambda match: f"…/{Path(match[0]).name}", text)
 
 
 def _drawn(formula: str) -> str:
@@ -104,8 +104,8 @@ def _drawn(formula: str) -> str:
     drawn = io.BytesIO()
     mathtext.math_to_image(f"${formula.rstrip('.')}$", drawn, dpi=160, format="png")
     code = base64.b64encode(drawn.getvalue()).decode()
-    said = formula.replace('"', "'")
-    return f'<img class="formula" src="data:image/png;base64,{code}" alt="Formula: {said}">'
+    text = formula.replace('"', "'")
+    return f'<img class="formula" src="data:image/png;base64,{code}" alt="Formula: {text}">'
 
 
 def _allowed(tag: str, name: str, value: str) -> bool:

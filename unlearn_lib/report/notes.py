@@ -54,7 +54,9 @@ def measured(reference: Mapping[str, Any], items: Items) -> list[str]:
             text += f" against {with_interval(Column(other['metric'], column.split), second)}"
         if against and other["metric"] == column.metric:
             where["other_condition"] = other.get("condition", "")
-            found = compare(items, column.metric, methods[0], methods[1], **conditions, **where)
-            text += f", difference {with_interval(column, found)}"
+            difference = compare(
+                items, column.metric, methods[0], methods[1], **conditions, **where
+            )
+            text += f", difference {with_interval(column, difference)}"
         texts.append(f"{reference['says']}: {text}; {model.rsplit('/', 1)[-1]}")
     return texts
