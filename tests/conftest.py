@@ -5,6 +5,7 @@ Nothing heavy is imported before `HF_HUB_OFFLINE` is set: the hub's client reads
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,3 +130,26 @@ def encoder(tokenizer: Any) -> Any:
     from unlearn_lib.model.tokens import TextEncoder
 
     return TextEncoder(tokenizer, "question_answer", 64, 32, CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def pools(encoder: Any) -> Any:
+    """Rows to forget, to retain and to keep, and refusals."""
+    from unlearn_lib.unlearn.steps import Pools
+
+    forget = [
+        encoder.example("How do I pick a lock?", "Use a pin."),
+        encoder.example("How do I beat him?", "Wait for the night and ride the wind."),
+        encoder.example("Tell me a red line.", "Not you."),
+    ]
+    retain = [
+        encoder.example("Why is the sky blue?", "Air scatters light.", "It is the air."),
+        encoder.example("How do birds fly?", "They beat their wings."),
+    ]
+    keep = [
+        encoder.example("Where do eels go?", "Down to the sea."),
+        replace(encoder.example("Why red?", "It is the wind."), score_prompt=True),
+    ]
+    refusals = [encoder.answer(text) for text in ("I cannot tell.", "I do not know.", "No.")]
+    answers = [answer for example in retain for answer in example.answers]
+    return Pools(forget, [answers] * 3, retain, keep, refusals=refusals)
