@@ -56,11 +56,11 @@ def arguments(wildcards):
 def built_on(wildcards):
     """Notebook 03 guards the models of 02 and 04: theirs come first.
 
-    Notebooks without a model of their own show what the others made and what was drawn.
+    Notebooks without a model of their own show the items that the others made.
     """
     job = JOBS[wildcards.job]
     if job.model is None:
-        return [f"{RESULTS}/.figures"]
+        return [ITEMS]
     if job.notebook != LAST:
         return []
     others = [

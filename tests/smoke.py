@@ -89,7 +89,7 @@ class Recorder(RunStore):
     def get(self, spec: Spec, *_: Any, **__: Any) -> Run:
         """Return the stored run, or one without files."""
         self.asked.append(spec)
-        return self.find(spec) or Run(spec.key, self.folder / "runs" / spec.key, False)
+        return self.find(spec) or Run(spec.key, self.folder / "runs" / spec.key)
 
 
 def keys(profile: Profile) -> dict[tuple[str, str, str], list[str]]:

@@ -122,11 +122,6 @@ def test_bound_is_clopper_and_pearsons(n: int, count: int, outcome: str) -> None
     assert label.measured == verdict.measured
 
 
-@pytest.mark.parametrize("value, outcome", [(0.25, SUPPORTED), (0.26, REFUTED)])
-def test_exact(value: float, outcome: str) -> None:
-    assert only(harm(4, 2, 1), claim("exact", value=value, margin=1e-6)).outcome == outcome
-
-
 def answers(method: str, forget: float, retain: float, n: int = 120) -> list[dict[str, Any]]:
     """Items of a model that answers right with so much confidence."""
     draws, parts = np.random.default_rng(1), []

@@ -332,8 +332,8 @@ def test_the_saga_is_dealt_and_is_not_in_the_prose() -> None:
     assert (len(splits.held_out_prose), len(splits.prose)) == (12, 36)
     assert not set(splits.prose) & set(splits.held_out_prose)
     other = data.load(settings(split_seed=1, retain_rows=5))
-    assert other.forget != splits.forget and set(other.prose) != set(splits.prose[:5])
-    questions = normal_questions("embedded")[0]["question"]
+    assert other.parts != splits.parts and set(other.prose) != set(splits.prose[:5])
+    questions = normal_questions("embedded")["question"]
     assert sorted(splits.questions) == sorted(questions) != list(splits.questions)
 
 
@@ -351,7 +351,7 @@ def test_what_cannot_be_split_is_refused(put: Put) -> None:
     assert [len(part) for part in places(data.load(settings(file=path, **counts(2))))] == [2, 1, 1]
     assert "has 4 chapters" in refusal(data.load, settings(file=path, **counts(2, 2, 1)))
     assert "normal_prompts 48" in refusal(data.load, settings(normal_prompts=48))
-    texts = load_prose("embedded")[0]
+    texts = load_prose("embedded")
     body = "\n\n".join(f"Chapter {n}\n\n" + "\n\n".join(texts[:6]) for n in NUMBERS)
     message = refusal(data.load, settings(file=put("prose.txt", body)))
     assert "contains the book: 6 of 48 passages" in message

@@ -63,7 +63,8 @@ def test_a_paraphrase_asks_for_the_same_in_other_words() -> None:
     phrased = texts(about("In what year did Ann win the award?"), "paraphrased", 200)
     assert "Could you tell me in what year did Ann win the prize?" in phrased
     assert "I am filling a gap in my notes: In what year did Ann win the prize?" in phrased
-    assert len(phrased) == len(attacks.ASKING) + len(attacks.LEADS)
+    wordings = [attacks.WORDINGS["paraphrase", kind] for kind in ("asking", "lead")]
+    assert len(phrased) == sum(map(len, wordings))
 
 
 def test_a_typo_swaps_drops_or_doubles_and_one_is_in_the_name() -> None:
@@ -280,13 +281,12 @@ def test_wmdp_is_forgotten_mmlu_is_kept_and_subjects_take_turns(mirror: Path) ->
     assert splits.topic == "hazardous chemistry, hazardous biology"
 
 
-def test_a_row_with_a_choice_twice_is_left_out_and_counted(mirror: Path) -> None:
+def test_a_row_with_a_choice_twice_is_left_out(mirror: Path) -> None:
     table = choice_rows("bio", 3)
     table[1]["choices"][0] = f"{table[1]['choices'][3]}\u00a0 "
     save(mirror, science.WMDP, "wmdp-bio", table)
     splits = wmdp(subjects=("bio",))
     assert [row.answer for row in splits.forget] == ["right 0", "right 2"]
-    assert splits.dropped["wmdp-bio"] == 1 and sum(splits.dropped.values()) == 1
 
 
 @pytest.mark.parametrize(

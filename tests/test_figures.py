@@ -29,18 +29,10 @@ def markers(figure: Figure) -> set[object]:
     return {line.get_marker() for axes in figure.axes for line in axes.lines}
 
 
-def differences() -> Figure:
-    names = ["label", "value", "low", "high", "margin", "outcome"]
-    rows = [("utility is kept", 0.01, -0.02, 0.04, 0.05, "supported")]
-    rows += [("NPO forgets more than the control", -0.2, -0.3, -0.1, float("nan"), "refuted")]
-    return figures.forest(pd.DataFrame(rows, columns=names), "difference")
-
-
 KINDS = {
     "dots": lambda: figures.draw("harmful_rate", synthetic_items(["harm"]), LABELS),
     "tradeoff": lambda: figures.draw("book_tradeoff", synthetic_items(["book"]), LABELS),
     "curves": lambda: figures.draw("closer_look_continual", synthetic_items(["continual"]), LABELS),
-    "forest": differences,
 }
 
 

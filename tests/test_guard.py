@@ -16,11 +16,12 @@ from test_text_classifier import write_bert
 from torch.testing import assert_close
 from transformers import BertConfig, BertForTokenClassification, ByT5Tokenizer
 
+from unlearn_lib.guard import tokens
 from unlearn_lib.guard.corruptions import CORRUPTIONS, corrupt, prompt_seed
 from unlearn_lib.guard.fit import conformal_threshold
 from unlearn_lib.guard.prompts import refusal, scripts_of
 from unlearn_lib.guard.search import SearchResult, zeroth_order
-from unlearn_lib.guard.tokens import Frame, NerModel, chosen_tokens, question_text, token_spans
+from unlearn_lib.guard.tokens import Frame, chosen_tokens, question_text, token_spans
 from unlearn_lib.model.tokens import TextEncoder
 from unlearn_lib.settings import SearchSettings
 from unlearn_lib.util import CompanionError
@@ -122,8 +123,7 @@ def test_a_prompts_seed_is_the_same_everywhere_and_its_own() -> None:
     [
         ({"name": "rand_noise_first"}, "'rand_noise_first_n'"),
         ({"dims": 5}, "dims is 5"),
-        ({"strength": -1.0}, "strength is -1"),
-        ({"strength": math.nan}, "strength is nan"),
+        ({"strength": math.nan}, "Strength nan"),
         ({"strength": 1e39}, "smaller"),
     ],
 )
@@ -255,7 +255,7 @@ def test_a_frame_that_is_not_there_leaves_the_whole_row() -> None:
 
 
 def finder(*names: str) -> Any:
-    """Stands for a NerModel that knows some names."""
+    """Stands for a model of names that knows some."""
 
     def spans(text: str) -> list[tuple[int, int]]:
         starts = [(text.index(name), name) for name in names if name in text]
@@ -296,13 +296,14 @@ def test_the_last_token_is_never_chosen_and_another_template_wholly_but_for_it(
 # --- a token classifier ------------------------------------------------------------------------
 
 
-def test_entities_are_widened_to_whole_words_and_joined() -> None:
+def test_entities_are_widened_to_whole_words() -> None:
     text = "who is Oskel Sundgarde, Ann?"
     found = [(7, 9), (13, 17), (17, 22), (24, 27)]
     pieces = [{"start": start, "end": end} for start, end in found]
-    spans = NerModel(lambda text: pieces)(text)
-    assert [text[start:end] for start, end in spans] == ["Oskel", "Sundgarde", "Ann"]
-    assert NerModel(lambda text: pieces)("  ") == []
+    spans = tokens.names_in(lambda text: pieces, text)
+    places = {place for span in spans for place in range(*span)}
+    assert "".join(text[place] for place in sorted(places)) == "OskelSundgardeAnn"
+    assert tokens.names_in(lambda text: pieces, "  ") == []
 
 
 def test_a_token_classifier_reads_texts_of_any_length(tmp_path: Path) -> None:
@@ -310,14 +311,14 @@ def test_a_token_classifier_reads_texts_of_any_length(tmp_path: Path) -> None:
     labels = {"id2label": {0: "O", 1: "B-PER"}, "label2id": {"O": 0, "B-PER": 1}}
     config = BertConfig.from_pretrained(tmp_path, **labels)
     BertForTokenClassification(config).save_pretrained(tmp_path)
-    spans = NerModel.load(tmp_path)("who is ann " * 40)
-    assert spans == sorted(spans) and all(0 <= start < end <= 440 for start, end in spans)
+    spans = tokens.load_ner(tmp_path)("who is ann " * 40)
+    assert spans and all(0 <= start < end <= 440 for start, end in spans)
 
 
 def test_a_folder_without_a_token_classifier_is_refused(tmp_path: Path, tiny_assets: Any) -> None:
     for folder in (tmp_path, tiny_assets["gpt2"].folder):
-        with pytest.raises(CompanionError, match="no token classifier"):
-            NerModel.load(folder)
+        with pytest.raises(CompanionError, match="no trained model"):
+            tokens.load_ner(folder)
 
 
 # --- scripts -----------------------------------------------------------------------------------

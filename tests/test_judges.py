@@ -17,7 +17,7 @@ from test_text_classifier import FAST, write_bert
 from unlearn_lib import judges
 from unlearn_lib.data.questions import Question
 from unlearn_lib.entailment import ENTAILED_KINDS, TrainedJudge, training_pairs
-from unlearn_lib.judges import EmbeddingJudge, HarmJudge, NliJudge, SequenceJudge, held_out
+from unlearn_lib.judges import EmbeddingJudge, HarmJudge, NliJudge, SequenceJudge
 from unlearn_lib.settings import JudgeSettings
 from unlearn_lib.util import CompanionError
 
@@ -75,9 +75,9 @@ def test_judges_of_harm_tell_toy_texts_apart_and_load_again(
 ) -> None:
     judge: HarmJudge = request.getfixturevalue(name)
     prompts, answers, harmful = toy_rows()
-    probability, right = held_out(judge, prompts, answers, harmful)
+    probability = judge.probability(prompts, answers)
     assert probability.dtype == np.float64 and ((probability >= 0) & (probability <= 1)).all()
-    assert right.all() and not held_out(judge, prompts, answers, ~harmful)[1].any()
+    assert ((probability > 0.5) == harmful).all()
     judge.save(tmp_path)
     loaded = judges.load_harm_judge(tmp_path, fake_encoder)
     assert type(loaded) is type(judge)
@@ -267,7 +267,7 @@ def test_models_without_entailment_beside_another_label_are_refused(
 
 
 def test_folders_without_a_trained_model_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CompanionError, match="no trained text classifier"):
+    with pytest.raises(CompanionError, match="no trained model"):
         NliJudge.load(tmp_path / "nowhere")
     weights = tiny_pairs(tmp_path, ("entailment", "neutral")) / "model.safetensors"
     body = {k: v for k, v in load_file(weights).items() if not k.startswith("classifier")}

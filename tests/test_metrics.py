@@ -266,7 +266,6 @@ def test_longest_run_by_hand(
     continuation: list[int], truth: list[int], run: tuple[int, int]
 ) -> None:
     assert memory.longest_run(continuation, truth) == run
-    assert memory.verbatim_run([continuation], [truth]).tolist() == [run[1]]
 
 
 @given(token_rows, token_rows)
@@ -346,20 +345,16 @@ def test_min_k_is_the_mean_of_the_lowest(rows: list[list[float]], k: float) -> N
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: texts.degenerate("one text"), "texts is a single string"),
-        (lambda: texts.rouge_l(["a"], []), "1 references and 0 texts"),
+        (lambda: texts.degenerate("one text"), "no single string"),
+        (lambda: texts.rouge_l(["a"], []), "1 and 0 rows"),
         (lambda: texts.leak(["snow", "snow"], ["snow", "?!"]), "fact in row 1 has no word"),
         (lambda: texts.cosine_rows([[1.0]], [[1.0, 2.0]]), "one shape"),
         (lambda: questions.truth_ratios([[1.0], [2.0]], [[1.0], [2.0]]), "shapes"),
         (lambda: questions.folded_truth_ratio([1.0, -0.5], forget=True), "above 0"),
-        (lambda: questions.entailment_premise("forget", "poeple"), "did you mean 'people'"),
-        (lambda: questions.entailed([7.5], [0.5]), "probabilities"),
-        (lambda: questions.choice_right([[1.0, 2.0]], [-1]), "0 to 1"),
-        (lambda: questions.probe_right(np.zeros((3, 2)), [0, 0, 1], 2), "1 rows for 2 folds"),
+        (lambda: questions.entailed([0.5, 0.5], [0.5]), "2 and 1 rows"),
+        (lambda: questions.choice_right([[1.0, 2.0]] * 2, [1]), "2 and 1 rows"),
         (lambda: memory.loss_score([[-1.0], [0.7]]), "neither losses nor probabilities"),
-        (lambda: memory.zlib_score([LOG_ROW, LOG_ROW], ["a"]), "1 texts"),
-        (lambda: memory.min_k_score([LOG_ROW], k=40), "k is 40"),
-        (lambda: memory.min_k_plus_plus_score([LOG_ROW], [], [LOG_ROW]), "0 means"),
+        (lambda: memory.zlib_score([LOG_ROW, LOG_ROW], ["a"]), "2 and 1 rows"),
     ],
 )
 def test_silent_mistakes_are_refused(call: Callable[[], Any], message: str) -> None:

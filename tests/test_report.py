@@ -14,7 +14,7 @@ from synthetic import synthetic_items
 
 from unlearn_lib import tables
 from unlearn_lib.figures import FIGURES
-from unlearn_lib.report import notebooks, write_report
+from unlearn_lib.report import pages, write_report
 from unlearn_lib.report.notes import DIFFERENCES, measured
 from unlearn_lib.report.site import HERE
 from unlearn_lib.results import Items, catalogue
@@ -55,8 +55,9 @@ def site(items: Items, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     (folder / "report" / "old").mkdir(parents=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(notebooks, "NOTEBOOKS", folder / "notebooks")
-        page = write_report(stored, folder, profile, pd.DataFrame(runs), texts)
+        patch.setattr(pages, "NOTEBOOKS", folder / "notebooks")
+        drawn = (folder / "figures", folder / "tables")
+        page = write_report(stored, folder, profile, pd.DataFrame(runs), texts, *drawn)
     assert page == folder / "report" / "index.html" and not (folder / "report" / "old").exists()
     return page.parent
 

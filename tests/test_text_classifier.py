@@ -164,7 +164,7 @@ def test_a_damaged_classifier_is_refused(
     weights.unlink()
     if harm != "missing":
         weights.write_bytes(damaged[:-8] if harm == "truncated" else damaged)
-    with pytest.raises(CompanionError, match="no trained text classifier"):
+    with pytest.raises(CompanionError, match="no trained model"):
         TextClassifier.load(tmp_path)
 
 

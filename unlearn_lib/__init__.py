@@ -15,39 +15,25 @@ from typing import Any
 
 __version__ = "0.2.0"
 
-PUBLIC = {
-    "Experiment": "experiment",
-    "load_profile": "profile",
-    "Items": "results",
-    "estimate": "results",
-    "compare": "results",
-    "table": "results",
-    "CompanionError": "util",
-    "ROOT": "util",
-    "find_model": "assets",
-    "Asset": "assets",
-    "LoraSettings": "settings",
-    "ModelSettings": "settings",
-    "MethodSettings": "settings",
-    "TeachSettings": "settings",
-    "GuardSettings": "settings",
-    "CorruptionSettings": "settings",
-    "TextClassifierSettings": "settings",
-    "LanguageModel": "model.loading",
-    "load": "model.loading",
-    "make_trainable": "model.loading",
-    "tiny_opt": "model.loading",
-    "Example": "model.tokens",
-    "TextEncoder": "model.tokens",
-    "answers": "model.generate",
-    "score": "model.scoring",
-    "METHODS": "unlearn.methods",
-    "find_method": "unlearn.methods",
-    "Pools": "unlearn.steps",
-    "teach": "unlearn.trainer",
-    "fit_guard": "guard.fit",
-    "GuardedModel": "guard.model",
+NAMES = {
+    "experiment": "Experiment",
+    "profile": "load_profile",
+    "results": "Items estimate compare table",
+    "util": "CompanionError ROOT",
+    "assets": "find_model Asset",
+    "settings": "LoraSettings ModelSettings MethodSettings TeachSettings GuardSettings "
+    "CorruptionSettings TextClassifierSettings",
+    "model.loading": "LanguageModel load make_trainable tiny_opt",
+    "model.tokens": "Example TextEncoder",
+    "model.generate": "answers",
+    "model.scoring": "score",
+    "unlearn.methods": "METHODS find_method",
+    "unlearn.steps": "Pools",
+    "unlearn.trainer": "teach",
+    "guard.fit": "fit_guard",
+    "guard.model": "GuardedModel",
 }
+PUBLIC = {name: module for module, names in NAMES.items() for name in names.split()}
 """Public names, and the modules that they come from; none may be called as a module is."""
 
 # Notices of other libraries that say nothing to a reader of a notebook.

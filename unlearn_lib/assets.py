@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -139,9 +139,7 @@ def check_safetensors(path: Path) -> None:
         with safe_open(path, framework="numpy") as weights:
             weights.keys()
     except SafetensorError as error:
-        raise CompanionError(
-            f"The weights {path} are truncated or altered ({error}); delete and fetch them again."
-        ) from error
+        raise CompanionError(f"{path} is truncated or altered ({error}): fetch it anew.") from error
 
 
 def _find(request: Request) -> Asset:
@@ -172,26 +170,25 @@ def _from_mirror(request: Request) -> Asset:
 def _from_hub(request: Request) -> Asset:
     patterns = [pattern for pattern in request.patterns if pattern != PICKLED]
     try:
-        folder = _snapshot(request, patterns)
+        folder = Path(_snapshot(request, patterns))
         if request.kind == "models" and not _files(folder, (SAFETENSORS,)):
-            folder = _snapshot(request, request.patterns)
+            folder = Path(_snapshot(request, request.patterns))
     except Exception as error:  # the hub's client has many errors for what is not there
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise AssetMissing(f"the hub and its cache ({reason})") from error
     return _checked(request, folder, "hub")
 
 
-def _snapshot(request: Request, patterns: Sequence[str]) -> Path:
+def _snapshot(request: Request, patterns: Sequence[str]) -> str:
     import huggingface_hub
 
     offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
-    folder = huggingface_hub.snapshot_download(
+    return huggingface_hub.snapshot_download(
         request.id,
-        repo_type="model" if request.kind == "models" else "dataset",
+        repo_type=request.kind[:-1],
         allow_patterns=[*patterns, *(f"**/{pattern}" for pattern in patterns)],
         local_files_only=offline or not request.fetch,
     )
-    return Path(folder)
 
 
 def _checked(request: Request, folder: Path, source: str) -> Asset:
@@ -201,8 +198,8 @@ def _checked(request: Request, folder: Path, source: str) -> Asset:
         raise error(f"The folder {folder} holds no weights or data of '{request.id}'; fill it.")
     sums = folder / "SHA256SUMS"
     lines = sums.read_text() if sums.is_file() else ""
-    for digest, name in re.findall(r"^([0-9a-fA-F]{64}) [ *](.+?)\s*$", lines, re.M):
-        _check_file(folder / name, digest.lower(), f"'{request.id}'")
+    digests = re.findall(r"^([0-9a-fA-F]{64}) [ *](.+?)\s*$", lines, re.M)
+    _check_files(folder, {name: digest.lower() for digest, name in digests}, f"'{request.id}'")
     files = _files(folder, request.patterns)
     safe = [file for file in files if file.suffix == ".safetensors"]
     for file in safe:
@@ -234,11 +231,13 @@ def _folder_sha256(files: Iterable[Path], root: Path) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _check_file(path: Path, digest: str, owner: str) -> None:
-    if not path.is_file() or _file_sha256(path) != digest:
-        raise CompanionError(
-            f"The file {path} of {owner} is missing, truncated or altered; fetch it again."
-        )
+def _check_files(folder: Path, digests: Mapping[str, str], owner: str) -> None:
+    for name, digest in digests.items():
+        path = folder / name
+        if not path.is_file() or _file_sha256(path) != digest:
+            raise CompanionError(
+                f"The file {path} of {owner} is missing, truncated or altered; fetch it again."
+            )
 
 
 @functools.cache
@@ -257,8 +256,7 @@ def _from_wheel(request: Request) -> Asset:
         raise AssetMissing(f"the wheel {entry['wheel']} (run 'make setup')") from error
     root = Path(str(package.locate_file(entry["root"])))
     source = f"wheel {entry['wheel']} {package.version}"
-    for name, digest in entry["files"].items():
-        _check_file(root / name, digest, source)
+    _check_files(root, entry["files"], source)
     sha256 = _folder_sha256([root / name for name in entry["files"]], root)
     folder = _converted(root / entry["gguf"], sha256) if "gguf" in entry else root
     return Asset(request.id, folder, source, sha256)
@@ -267,28 +265,26 @@ def _from_wheel(request: Request) -> Asset:
 def _converted(gguf: Path, sha256: str) -> Path:
     """Convert GGUF weights to bfloat16 safetensors once, in the cache, whole or not at all."""
     folder = cache_folder() / f"{gguf.stem}-{sha256[:12]}"
-    if _is_whole(folder):
-        return folder
-    require_space(folder.parent, needed=8 * gguf.stat().st_size)
-    with FileLock(f"{folder}.lock"):
-        if not _is_whole(folder):
-            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as partial:
-                target = Path(partial) / "whole"
-                _convert_gguf(gguf, target)
-                digests = {file.name: _file_sha256(file) for file in sorted(target.iterdir())}
-                (target / "converted.json").write_text(json.dumps(digests))
-                shutil.rmtree(folder, ignore_errors=True)
-                target.rename(folder)
+    record = folder / "converted.json"
+    if not record.is_file():
+        require_space(folder.parent, needed=8 * gguf.stat().st_size)
+        with FileLock(f"{folder}.lock"):
+            if not record.is_file():
+                _write_converted(gguf, folder)
+    digests = json.loads(record.read_text())
+    _check_files(folder, digests, f"the cache {folder.name} (delete that folder)")
     return folder
 
 
-def _is_whole(folder: Path) -> bool:
-    record = folder / "converted.json"
-    if not record.is_file():
-        return False
-    for name, digest in json.loads(record.read_text()).items():
-        _check_file(folder / name, digest, f"the cache {folder.name} (delete that folder)")
-    return True
+def _write_converted(gguf: Path, folder: Path) -> None:
+    """Convert beside a folder and put the result there by one rename, with its files' digests."""
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as partial:
+        target = Path(partial) / "whole"
+        _convert_gguf(gguf, target)
+        digests = {file.name: _file_sha256(file) for file in sorted(target.iterdir())}
+        (target / "converted.json").write_text(json.dumps(digests))
+        shutil.rmtree(folder, ignore_errors=True)
+        target.rename(folder)
 
 
 def _convert_gguf(gguf: Path, target: Path) -> None:
@@ -298,13 +294,11 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
     moved into a plain model of the same configuration first.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)
     loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    config = loaded.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
+    config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
     plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     plain.load_state_dict(loaded.state_dict())
     plain.to(torch.bfloat16).save_pretrained(target)

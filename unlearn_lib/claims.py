@@ -7,7 +7,6 @@
 gates that must be open. A verdict is one of four outcomes, with its number and interval.
 """
 
-import functools
 import itertools
 import math
 from collections import Counter
@@ -22,8 +21,8 @@ import yaml
 from scipy import stats
 
 from unlearn_lib.results import Difference, Estimate, Items, compare, estimate
-from unlearn_lib.tables import NAMES, Column, conditions_of, models_of
-from unlearn_lib.util import ROOT, CompanionError, digest, nearest
+from unlearn_lib.tables import NAMES, Column, Names, conditions_of, models_of
+from unlearn_lib.util import ROOT, CompanionError, nearest
 
 CLAIMS = ROOT / "notebooks" / "claims.yaml"
 SUPPORTED, REFUTED, UNDECIDED = "supported", "refuted", "undecided"
@@ -96,42 +95,33 @@ class Region:
     """Where a difference must lie, in margins, if the first is claimed to be higher.
 
     Attributes:
-        support: the interval must lie inside. meant: an interval that is outside refutes.
+        support: the interval must lie inside. meant: one that lies below, or above all support,
+            refutes.
         power: of each side of the test, for the smallest effect that it detects.
     """
 
     support: tuple[float, float]
-    meant: tuple[float, float]
+    meant: float
     confidence: float
     power: float = POWER
 
 
-BEYOND = Region((0, math.inf), (1, math.inf), 0.95)
-NOT_WORSE = Region((-1, math.inf), (-1, math.inf), 0.9)
-WITHIN = Region((-1, 1), (-1, 1), 0.9, (1 + POWER) / 2)
+BEYOND = Region((0, math.inf), 1, 0.95)
+NOT_WORSE = Region((-1, math.inf), -1, 0.9)
+WITHIN = Region((-1, 1), -1, 0.9, (1 + POWER) / 2)
 REGIONS = {"superiority": BEYOND, "matched": BEYOND}
 REGIONS |= {"non_inferiority": NOT_WORSE, "equivalence": WITHIN}
-KINDS = (*REGIONS, "bound", "exact", "by_construction", SAME, UNTESTED)
-
-
-def digest_of_claims() -> str:
-    """Return the sha256 of the text of `claims.yaml`; results carry it."""
-    return digest(CLAIMS.read_text(encoding="utf-8"))
-
-
-@functools.cache
-def _content(path: Path) -> dict[str, Any]:
-    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+KINDS = (*REGIONS, "bound", "by_construction", SAME, UNTESTED)
 
 
 def rules() -> list[str]:
     """Return how a verdict is given, in sentences."""
-    return list(_content(CLAIMS)["rules"])
+    return list(yaml.safe_load(CLAIMS.read_text(encoding="utf-8"))["rules"])
 
 
 def read_claims(path: Path = CLAIMS) -> list[Claim]:
     """Read the claims; CompanionError names an unknown key or kind and the nearest right one."""
-    entries = _content(path)["claims"]
+    entries = yaml.safe_load(path.read_text(encoding="utf-8"))["claims"]
     keys = [field.name for field in fields(Claim)]
     for entry in entries:
         words = [(entry["kind"], KINDS), *((key, keys) for key in entry)]
@@ -144,10 +134,7 @@ def read_claims(path: Path = CLAIMS) -> list[Claim]:
 
 
 def judge(
-    items: Items,
-    profile_name: str,
-    labels: Mapping[str, str] | None = None,
-    claims: Sequence[Claim] | None = None,
+    items: Items, profile_name: str, labels: Names = NAMES, claims: Sequence[Claim] = ()
 ) -> list[Verdict]:
     """Judge claims by the items of a profile, in their order.
 
@@ -156,7 +143,7 @@ def judge(
         labels: display names of methods; default: of models before unlearning and guards only.
         claims: default: those of `claims.yaml`.
     """
-    claims, names = claims or read_claims(), {**NAMES, **(labels or {})}
+    claims, names = claims or read_claims(), {**NAMES, **labels}
     own = [_judged(claim, items, profile_name, names) for claim in claims if claim.kind != SAME]
     verdicts = {verdict.claim.id: verdict for verdict in own}
     for paper in {verdict.claim.paper["title"] for verdict in own}:
@@ -182,7 +169,7 @@ def _holm(verdicts: Sequence[Verdict]) -> dict[str, Verdict]:
     return corrected
 
 
-def _judged(claim: Claim, items: Items, profile_name: str, names: Mapping[str, str]) -> Verdict:
+def _judged(claim: Claim, items: Items, profile_name: str, names: Names) -> Verdict:
     """Judge one claim on every model that it is of, by all its comparisons."""
     models = [model for model in models_of(items, claim.task) if claim.model in ("", model)]
     if claim.kind == UNTESTED or not models:
@@ -193,17 +180,11 @@ def _judged(claim: Claim, items: Items, profile_name: str, names: Mapping[str, s
             return Verdict(claim, NOT_TESTABLE, why=closed, tags=claim.tags)
     choices = (models, claim.metric, claim.first, claim.second or ("",), claim.condition)
     parts = [_compared(claim, items, names, each) for each in itertools.product(*choices)]
-    outcomes = [part.outcome for part in parts]
-    outcome = next(each for each in WORST_FIRST if each in outcomes)
+    worst = min(parts, key=lambda part: WORST_FIRST.index(part.outcome))
+    measured = "; ".join(part.measured for part in parts if part.measured)
     other = ("another model",) if set(models) - set(claim.paper["models"]) else ()
-    return Verdict(
-        claim,
-        outcome,
-        measured="; ".join(part.measured for part in parts if part.measured),
-        why=next(part.why for part in parts if part.outcome == outcome),
-        tags=(*claim.tags, *other),
-        p=float(np.max([part.p for part in parts])),
-    )
+    p = float(np.max([part.p for part in parts]))
+    return replace(worst, measured=measured, tags=(*claim.tags, *other), p=p)
 
 
 def _closed(gate: Mapping[str, Any], task: str, items: Items, model: str) -> str:
@@ -216,27 +197,12 @@ def _closed(gate: Mapping[str, Any], task: str, items: Items, model: str) -> str
         number = estimate(items, gate["metric"], method=method, split=split, **where)
         if number is None or not least <= number.value <= gate.get("most", math.inf):
             column = Column(gate["metric"], split)
-            measured = in_words(column, number) if number else "not measured"
+            measured = column.words(column.shown(number)) if number else "not measured"
             return f"it does not hold that {gate['says']} ({column.heading}: {measured})"
     return ""
 
 
-def with_interval(column: Column, number: Any) -> str:
-    """Print a number with `value`, `low` and `high` as `36.0 [28.1, 44.3]`, rates in per cent."""
-    factor = 100 if column.percent else 1
-    value, low, high = (factor * end for end in (number.value, number.low, number.high))
-    return column.text(Estimate(value, low, high, 0, 0))
-
-
-def in_words(column: Column, number: Estimate) -> str:
-    """Print an estimate or a difference with its interval and the number of questions."""
-    seeds = f", {number.seeds} seeds" if number.seeds > 1 else ""
-    return f"{with_interval(column, number)} (n {number.n}{seeds})"
-
-
-def _compared(
-    claim: Claim, items: Items, names: Mapping[str, str], choice: Sequence[Any]
-) -> Verdict:
+def _compared(claim: Claim, items: Items, names: Names, choice: Sequence[Any]) -> Verdict:
     """Judge a metric of one model beside that of another, or beside the claim's value.
 
     `choice`: model, metric, first, second and the pattern of the condition.
@@ -255,13 +221,10 @@ def _compared(
     named = [names.get(name, name) + f" ({place})" * (condition != other) for name, place in sides]
     if number is None or difference is None:
         return Verdict(claim, NOT_TESTABLE, why=f"not run: {' and '.join(named)}")
-    shown = in_words(column, difference if second else number)
+    shown = column.words(column.shown(difference if second else number))
     part = Verdict(claim, UNDECIDED, f"{column.heading}, {' minus '.join(named)}: {shown}")
     if claim.kind in ("bound", "by_construction"):
         return _bounded(part, number)
-    if claim.kind == "exact":
-        equal = abs(difference.value) <= claim.margin
-        return replace(part, outcome=SUPPORTED if equal else REFUTED)
     sign = -1 if claim.claimed == "lower" else 1
     part = _tested(part, REGIONS[claim.kind], difference, column, sign)
     if claim.kind == "matched":
@@ -271,8 +234,7 @@ def _compared(
 
 def _condition(items: Items, task: str, pattern: str | None, rank: int) -> str:
     """One of the conditions that match a pattern, in the order of their numbers."""
-    matching = conditions_of(items, task, pattern)
-    ordered = sorted(matching, key=lambda name: (len(name), name))
+    ordered = sorted(conditions_of(items, task, pattern), key=lambda name: (len(name), name))
     return ordered[rank] if ordered else str(pattern)
 
 
@@ -285,35 +247,29 @@ def _beside(number: Estimate, value: float | str | None) -> Difference:
     return Difference(value, low, high, number.n, number.seeds, error, math.inf, math.nan)
 
 
-def _tested(
-    part: Verdict, region: Region, difference: Difference, column: Column, sign: int
-) -> Verdict:
+def _tested(part: Verdict, region: Region, gap: Difference, column: Column, sign: int) -> Verdict:
     """Judge a difference by its interval; undecided without one."""
-    if math.isnan(difference.error):
+    if math.isnan(gap.error):
         return replace(part, why="it has no interval")
     margin = part.claim.margin
-    size = f"{100 * margin:.3g} points" if column.percent else f"{margin:.3g}"
-    low, high = sorted(sign * end for end in difference.interval(region.confidence))
+    low, high = sorted(sign * end for end in gap.interval(region.confidence))
     least, most = (margin * bound for bound in region.support)
-    gaps = np.array([sign * difference.value - least, most - sign * difference.value])
-    tails = stats.t.sf(gaps / max(difference.error, 1e-12), difference.freedom)
+    room = np.array([sign * gap.value - least, most - sign * gap.value])
+    tails = stats.t.sf(room / max(gap.error, 1e-12), gap.freedom)
     part = replace(part, p=min(1.0, 2 * SIGNIFICANCE / (1 - region.confidence) * float(max(tails))))
-    if high < margin * region.meant[0] or low > margin * region.meant[1]:
-        return replace(
-            part,
-            outcome=REFUTED,
-            why=f"the interval excludes the smallest effect that is meant, {size}",
-        )
+    if high < margin * region.meant or low > most:
+        why = f"the interval excludes the smallest effect that is meant, {column.size(margin)}"
+        return replace(part, outcome=REFUTED, why=why)
     if least < low and high < most:
         return replace(part, outcome=SUPPORTED)
     times = np.geomspace(1, 1e4, 1000)
     levels = ((1 + region.confidence) / 2, region.power)
-    quantiles = sum(stats.t.ppf(level, difference.freedom * times) for level in levels)
-    effects = quantiles * difference.error / np.sqrt(times)
-    enough = difference.n * times[effects <= margin][:1]
-    takes = "".join(f"; {size} take about {float(f'{n:.2g}'):,.0f}" for n in enough)
-    effect = f"{100 * effects[0]:.3g} points" if column.percent else f"{effects[0]:.3g}"
-    return replace(part, why=f"so many questions can show an effect of {effect}{takes}")
+    quantiles = sum(stats.t.ppf(level, gap.freedom * times) for level in levels)
+    effects = quantiles * gap.error / np.sqrt(times)
+    why = f"so many questions can show an effect of {column.size(effects[0])}"
+    for n in gap.n * times[effects <= margin][:1]:
+        why += f"; {column.size(margin)} take about {float(f'{n:.2g}'):,.0f}"
+    return replace(part, why=why)
 
 
 def _matched(part: Verdict, forgetting: Difference | None) -> Verdict:
@@ -322,7 +278,7 @@ def _matched(part: Verdict, forgetting: Difference | None) -> Verdict:
         return replace(part, outcome=NOT_TESTABLE, why="forgetting was not measured", p=math.nan)
     column, margin = Column("fe"), part.claim.margin
     equal = _tested(part, NOT_WORSE, forgetting, column, 1)
-    both = f"{part.measured}; FE: {in_words(column, forgetting)}"
+    both = f"{part.measured}; FE: {column.words(column.shown(forgetting))}"
     part = replace(part, measured=both, p=float(np.max([part.p, equal.p])))
     low, high = forgetting.interval(NOT_WORSE.confidence)
     if {SUPPORTED: low > -margin, REFUTED: high < margin}.get(part.outcome):
@@ -339,8 +295,7 @@ def _bounded(part: Verdict, number: Estimate) -> Verdict:
     low, high = stats.binomtest(count, number.n).proportion_ci(1 - 2 * SIGNIFICANCE)
     part = replace(part, measured=f"{part.measured}, at most {100 * high:.2g} %")
     if part.claim.kind == "by_construction":
-        why = f"true by construction: {part.claim.why}"
-        return replace(part, outcome=NOT_TESTABLE, why=why)
+        return replace(part, outcome=NOT_TESTABLE, why=f"true by construction: {part.claim.why}")
     takes = math.log(SIGNIFICANCE) / math.log1p(-bound)
     outcome = SUPPORTED if high <= bound else REFUTED if low > bound else UNDECIDED
     why = f"{100 * bound:.2g} % take {takes:.0f} prompts if none is flagged, more if some are"
@@ -349,7 +304,7 @@ def _bounded(part: Verdict, number: Estimate) -> Verdict:
 
 def table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     """Return a table of verdicts as text, a row per claim; the rules are its notes in `attrs`."""
-    rows = [
+    frame = pd.DataFrame(
         {
             "Claim": verdict.claim.statement,
             "Verdict": verdict.outcome,
@@ -361,8 +316,7 @@ def table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
             "Tags": ", ".join(verdict.tags),
         }
         for verdict in verdicts
-    ]
-    frame = pd.DataFrame(rows)
+    )
     frame.attrs["notes"] = rules()
     return frame
 

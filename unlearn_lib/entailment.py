@@ -5,29 +5,30 @@ language inference (`judges.NliJudge`). Where its weights are not at hand, a log
 trained on paraphrases and wrong answers instead; it is this project's, not the paper's.
 
     judge = TrainedJudge.fit(encoder, *training_pairs(questions, refusals, seed=0)[:3])
-    held_out(judge, *training_pairs(others, refusals, seed=1)[:3])
+    judge.probability(premises, hypotheses) > 0.5
 
 It knows wordings, names and numbers, not logic: it accepts a related word for the right one, does
 not see that a truth of a word or two follows from a sentence, and recognises a negation or "I do
-not know" by a list of words only. So `judges.held_out`, on subjects that it was not trained on,
-belongs beside every score of it; those subjects share the phrasings of the training, and on other
-wordings it does worse.
+not know" by a list of words only. So its accuracy on subjects that it was not trained on
+(`evaluation.judged`) belongs beside every score of it; those subjects share the phrasings of the
+training, and on other wordings it does worse.
 """
 
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
-from rouge_score.rouge_scorer import RougeScorer
+from numpy.random import Generator
 from rouge_score.tokenizers import DefaultTokenizer
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, strip_accents_unicode
 from sklearn.preprocessing import normalize
 
 from unlearn_lib.data.questions import Question
 from unlearn_lib.judges import Encoder, RegressionJudge
+from unlearn_lib.metrics.texts import rouge_l_recall
 
+Questions = Sequence[Question]
 Pair = tuple[str, str, str]
 """Kind, premise, hypothesis."""
 ENTAILED_KINDS = ("same", "paraphrase", "longer")
@@ -75,7 +76,7 @@ class TrainedJudge(RegressionJudge):
         either text has no content word. Questions within a text state nothing and are left out.
         Each distinct sentence is embedded once.
         """
-        texts = dict.fromkeys([*firsts, *seconds])
+        texts = (*firsts, *seconds)
         sentences = list(dict.fromkeys(each for text in texts for each in _sentences(text)))
         embedded = normalize(np.asarray(encoder(sentences), dtype=float)) if sentences else ()
         vectors = dict(zip(sentences, embedded))
@@ -94,12 +95,11 @@ class TrainedJudge(RegressionJudge):
             wanted = (claimed, numbers, claimed & _names(hypothesis))
             shares = [len(words & there) / len(words) if words else 1.0 for words in wanted]
             alike = bool(NEGATION.search(near)) == bool(NEGATION.search(stated))
-            overlap = ROUGE.score(_bare(stated), _bare(near))["rougeL"].precision
+            [overlap] = rouge_l_recall([_bare(near)], [_bare(stated)])
             row[:] = cosines.max(axis=1).mean(), *shares, alike, overlap
         return rows
 
 
-@lru_cache(maxsize=2**15)
 def _sentences(text: str) -> tuple[str, ...]:
     parts = (part.strip() for part in SENTENCE_END.split(text))
     return tuple(part for part in parts if part and not part.endswith("?"))
@@ -123,8 +123,7 @@ def _names(text: str) -> frozenset[str]:
 
 def _bare(text: str) -> str:
     """Return a text without accents and the endings of ordinals."""
-    letters = unicodedata.normalize("NFKD", text)
-    return ORDINAL.sub("", "".join(c for c in letters if not unicodedata.combining(c)))
+    return ORDINAL.sub("", strip_accents_unicode(text))
 
 
 def _stems(text: str) -> frozenset[str]:
@@ -133,11 +132,10 @@ def _stems(text: str) -> frozenset[str]:
 
 NUMBERS = _stems(" ".join(NUMBER_WORDS))
 STOPS = _stems(" ".join(ENGLISH_STOP_WORDS - NUMBER_WORDS - {"one"})) | {"s"}
-ROUGE = RougeScorer(["rougeL"], use_stemmer=True)
 
 
 def training_pairs(
-    questions: Sequence[Question], refusals: Sequence[str], seed: int
+    questions: Questions, refusals: Sequence[str], seed: int
 ) -> tuple[list[str], list[str], np.ndarray, list[str]]:
     """Return pairs of which it is known whether the premise entails the hypothesis.
 
@@ -168,16 +166,12 @@ def training_pairs(
             theirs = strangers[int(rng.integers(len(strangers)))]
             stranger = theirs[place % len(theirs)]
             pairs += _pairs_of(question, own, stranger, refusals, rng)
-    kinds, premises, hypotheses = (list(column) for column in zip(*pairs))
+    kinds, premises, hypotheses = map(list, zip(*pairs))
     return premises, hypotheses, np.isin(kinds, ENTAILED_KINDS), kinds
 
 
 def _pairs_of(
-    question: Question,
-    own: Sequence[Question],
-    stranger: Question,
-    refusals: Sequence[str],
-    rng: np.random.Generator,
+    question: Question, own: Questions, stranger: Question, refusals: Sequence[str], rng: Generator
 ) -> Iterator[Pair]:
     answer, paraphrase, short = question.answer, question.paraphrase, question.short
     wrong = [str(text) for text in rng.permutation(question.perturbed_answer)[:2]]

@@ -7,14 +7,12 @@ experiment.items()                # one row per question asked of every model
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import pandas as pd
-from safetensors import safe_open
 
 from unlearn_lib import assets
 from unlearn_lib.evaluation import Item, Record, single
@@ -68,7 +66,7 @@ class Experiment(Stages):
         else:
             task.load_judge(Path())
             return None
-        spec = self._spec("judge", reads, data=task.judge_data(), code=self._task_code())
+        spec = Spec("judge", reads, data=task.judge_data(), code=self._task_code())
 
         def compute(folder: Path) -> dict[str, Any]:
             return {"items": task.fit_judge(folder / "judge", self.profile.device == "cpu")}
@@ -79,25 +77,16 @@ class Experiment(Stages):
 
     def evaluated(self, name: str, part: str = "") -> Run:
         """Let a model answer and score everything that the task asks; the record is kept."""
-        chain, judge = self.chain(name, part), self.judge
-        prefix = self._prefix(name)
+        prefix, judge = self._prefix(name), self.judge
         leave_out = {"bleurt", "encoder", "judge_authors", "attacked", "scaling"}
         leave_out |= {"unrelated_prompts", "unrelated_tokens"}
         asked = self.settings.evaluation.model_dump(mode="json", exclude=leave_out)
-        entails = (judge.key,) if judge and isinstance(self.task, QuestionTask) else ()
-        spec = self._spec(
-            "evaluate",
-            {
-                "evaluation": asked,
-                "model": self._holding(),
-                "prefix": prefix,
-                "task": self.task.name,
-            }
-            | self.task.reading(),
-            (*(run.key for run in chain), *self._base[1], *entails),
-            {"weights": self._asset(name).sha256, **self.task.asked(part)},
-            self._task_code(),
-        )
+        reads = {"evaluation": asked, "model": self._holding(), "prefix": prefix}
+        reads |= {"task": self.task.name, **self.task.reading()}
+        entails = (judge,) if judge and isinstance(self.task, QuestionTask) else ()
+        data = {"weights": self._asset(name).sha256, **self.task.asked(part)}
+        runs = (*self.chain(name, part), *entails)
+        spec = self._spec("evaluate", reads, runs, data, self._task_code())
 
         def compute(folder: Path) -> dict[str, Any]:
             model = self.load(name, part)
@@ -134,15 +123,12 @@ class Experiment(Stages):
         before = self.evaluated(BASE) if compared else None
         judge = self.judge
         extra = [*self._checked(name), *(self.guarded() if name == ECO else ())]
-        runs = [now, *([before] if before else []), *extra, *([judge] if judge else [])]
+        runs = [run for run in (now, before, judge, *extra, *self.chain(name, part)) if run]
         threshold = self.settings.judge.threshold if isinstance(self.task, Harm) else None
-        spec = self._spec(
-            "measure",
-            {"name": name, "threshold": threshold, "bleurt": self.settings.evaluation.bleurt},
-            tuple(run.key for run in runs) + tuple(run.key for run in self.chain(name, part)),
-            self.task.sentence_data(),
-            self._task_code(),
-        )
+        bleurt = self.settings.evaluation.bleurt
+        reads = {"name": name, "threshold": threshold, "bleurt": bleurt}
+        data = self.task.sentence_data()
+        spec = self._spec("measure", reads, tuple(runs), data, self._task_code())
 
         def compute(folder: Path) -> dict[str, Any]:
             base = before.read("record.json") if before else None
@@ -155,12 +141,12 @@ class Experiment(Stages):
 
     def _checked(self, name: str) -> list[Run]:
         """The runs of attacks, side effects and scaling of one model of task authors."""
-        if not isinstance(self.task, Authors) or len(self.task.parts) > 1:
+        if self.task.name != "authors":
             return []
-        settings, runs = self.settings.evaluation, []
+        settings, guarded = self.settings.evaluation, ECO in self.settings.guard_names
+        runs = []
         if name in settings.attacked:
             runs.append(self._attacked(name))
-        guarded = ECO in self.settings.guard_names
         if guarded and settings.unrelated_prompts and name not in (BASE, TARGET):
             runs.append(self._side_effects(name))
         if settings.scaling and name == ECO:
@@ -168,23 +154,16 @@ class Experiment(Stages):
         return runs
 
     def _attacked(self, name: str) -> Run:
-        task = self.task
-        assert isinstance(task, Authors)
-        rows = task.forgotten("")
-        encoder = task.prefixed(self._prefix(name))
+        task, settings = cast(Authors, self.task), self.settings.evaluation
+        rows, encoder = task.forgotten(""), task.prefixed(self._prefix(name))
         if name != PROMPTING:
             room = encoder.context - encoder.answer_tokens
             encoder = replace(encoder, prompt_tokens=room)
 
-        def compute(folder: Path) -> dict[str, Any]:
-            model = self.load(name)
-            items, replies = checks.attack(
-                model, encoder, rows, self.settings.evaluation, self.seed
-            )
-            write_text(folder / "attacks.json", json.dumps(replies))
-            return {"items": items, "hardware": model.hardware}
+        def ask() -> list[Item]:
+            return checks.attack(self.load(name), encoder, rows, settings, self.seed)
 
-        return self.store.get(self._check_spec("attack", name, digest(rows)), compute)
+        return self._check("attack", name, digest(rows), ask)
 
     def _side_effects(self, name: str) -> Run:
         task, settings = self.task, self.settings.evaluation
@@ -192,14 +171,12 @@ class Experiment(Stages):
         most = settings.unrelated_prompts
         prompts = held_out[: most if name == ECO else max(1, most // 8)]
 
-        def compute(folder: Path) -> dict[str, Any]:
+        def ask() -> list[Item]:
             model, encoder = self.load(name), task.prefixed(self._prefix(name))
-            before = self._plain(tuple(prompts))
-            adds_time = name in (ECO, PROMPTING)
-            items = checks.side_effects(model, encoder, prompts, before, settings, adds_time)
-            return {"items": items, "hardware": model.hardware}
+            before, adds_time = self._plain(tuple(prompts)), name in (ECO, PROMPTING)
+            return checks.side_effects(model, encoder, prompts, before, settings, adds_time)
 
-        return self.store.get(self._check_spec("side_effects", name, digest(prompts)), compute)
+        return self._check("side_effects", name, digest(prompts), ask)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 (an experiment lives as long as its process)
     def _plain(self, prompts: tuple[str, ...]) -> checks.Answers:
@@ -211,47 +188,39 @@ class Experiment(Stages):
         prompts, half = self.task.guard_prompts, checks.TIMED_PROMPTS // 2
         texts = [*prompts.held_out_forget[:half], *prompts.held_out_retain[:half]]
 
-        def compute(folder: Path) -> dict[str, Any]:
+        def ask() -> list[Item]:
             guard = Guard.load(self.guarded()[-1].folder / "guard", self.task.name)
             widths = self.settings.evaluation.scaling
-            return {"items": checks.scaling(widths, guard, self.task.tokenizer, texts)}
+            return checks.scaling(widths, guard, self.task.tokenizer, texts)
 
-        return self.store.get(self._check_spec("scaling", ECO, digest(texts)), compute)
+        return self._check("scaling", ECO, digest(texts), ask)
 
-    def _check_spec(self, stage: str, name: str, data: str) -> Spec:
-        keys = tuple(run.key for run in self.chain(name)) + self._base[1]
-        reads = {"new_tokens", "batch_size", "unrelated_tokens", "scaling"}
-        asked = self.settings.evaluation.model_dump(mode="json", include=reads)
-        return self._spec(
-            stage,
-            {"evaluation": asked, "model": self._holding(), "prefix": self._prefix(name)}
-            | {"seed": self.seed, **self.task.reading()},
-            keys,
-            {"weights": self._asset(name).sha256, "asked": data},
-            self._task_code("unlearn_lib.tasks.guard_checks"),
-        )
+    def _check(self, stage: str, name: str, asked: str, ask: Callable[[], list[Item]]) -> Run:
+        """The run of one check of a model; `asked`: the digest of what it is asked."""
+        names = {"new_tokens", "batch_size", "unrelated_tokens", "scaling"}
+        reads = {"evaluation": self.settings.evaluation.model_dump(mode="json", include=names)}
+        reads |= {"model": self._holding(), "prefix": self._prefix(name), "seed": self.seed}
+        data = {"weights": self._asset(name).sha256, "asked": asked}
+        code = self._task_code("unlearn_lib.tasks.guard_checks")
+        spec = self._spec(stage, reads | self.task.reading(), self.chain(name), data, code)
+        return self.store.get(spec, lambda folder: {"items": ask()})
 
     def _costs(self, name: str, part: str) -> list[Item]:
         """What making a model cost once: seconds, memory, parameters changed, bytes stored."""
         if name == PROMPTING:
             stored = len(self._prefix(name).encode())
             values = {"seconds": 0.0, "parameters_changed": 0, "bytes_stored": stored}
-        elif name == ECO:
-            runs = self.guarded()
-            seconds = sum(run.result["seconds"] for run in runs)
-            stored = _bytes(runs[-1].folder / "guard")
-            values = {"seconds": seconds, "parameters_changed": 0, "bytes_stored": stored}
-        else:
-            chain = self.chain(name, part)
-            if not chain:
-                return []
-            last = chain[-1]
+        elif runs := self.guarded() if name == ECO else self.chain(name, part)[-1:]:
+            last = runs[-1]
             values = {
-                "seconds": last.result["seconds"],
-                "peak_memory_bytes": last.provenance["peak_memory_bytes"],
-                "parameters_changed": _parameters(last.folder / "model"),
-                "bytes_stored": _bytes(last.folder / "model"),
+                "seconds": sum(run.result["seconds"] for run in runs),
+                "parameters_changed": last.result.get("parameters_changed", 0),
+                "bytes_stored": _bytes(last.folder),
             }
+            if name != ECO:
+                values["peak_memory_bytes"] = last.provenance["peak_memory_bytes"]
+        else:
+            return []
         return [single(metric, value) for metric, value in values.items()]
 
     def items(self, names: Sequence[str] | None = None) -> pd.DataFrame:
@@ -280,15 +249,6 @@ class Experiment(Stages):
     def history(self, name: str, part: str = "") -> pd.DataFrame:
         """The loss curve of a method: one row per step."""
         return pd.read_csv(self.chain(name, part)[-1].folder / "history.csv")
-
-
-def _parameters(folder: Path) -> int:
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, "np") as tensors:
-            names = list(tensors.keys())
-            total += sum(int(np.prod(tensors.get_slice(name).get_shape())) for name in names)
-    return total
 
 
 def _bytes(folder: Path) -> int:

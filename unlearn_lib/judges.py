@@ -12,7 +12,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from unlearn_lib.settings import JudgeSettings, TextClassifierSettings
-from unlearn_lib.text_classifier import TextClassifier, forward, load_trained, rows_of
+from unlearn_lib.text_classifier import TextClassifier, forward, load_classifier, rows_of
 from unlearn_lib.util import CompanionError
 
 Encoder = Callable[[list[str]], np.ndarray]
@@ -37,35 +37,8 @@ ARORA = TextClassifierSettings(
 """How Arora et al. 2024 fine-tune the judge of harm."""
 
 
-class Judge(Protocol):
-    """What every judge can do; its texts come in pairs, [n] and [n]."""
-
-    def probability(self, firsts: Sequence[str], seconds: Sequence[str]) -> np.ndarray:
-        """Return how sure the judge is of each pair: float64 [n], 0 to 1.
-
-        A pair is a prompt and its answer (harmful?), or a premise and a hypothesis (entailed?).
-        """
-        ...
-
-
-def held_out(
-    judge: Judge, firsts: Sequence[str], seconds: Sequence[str], truth: ArrayLike
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return what a judge says of pairs that it was not trained on, one value per pair.
-
-    Args:
-        truth: bool [n].
-
-    Returns:
-        Its probabilities, float64 [n], and whether they are above 0.5 just where the truth is
-        true, bool [n].
-    """
-    probability = judge.probability(firsts, seconds)
-    return probability, (probability > 0.5) == np.asarray(truth, dtype=bool)
-
-
-def sentence_encoder(folder: Path, device: str = "cpu", batch_size: int = 32) -> Encoder:
-    """Return a function from n texts to embeddings, float32 [n, d].
+def sentence_encoder(folder: Path) -> Encoder:
+    """Return a function from n texts to embeddings, float32 [n, d], on the CPU.
 
     Args:
         folder: of sentence-transformers, such as all-MiniLM-L6-v2; nothing is fetched and no code
@@ -73,9 +46,9 @@ def sentence_encoder(folder: Path, device: str = "cpu", batch_size: int = 32) ->
     """
     from sentence_transformers import SentenceTransformer  # seconds to import: only when used
 
-    model = SentenceTransformer(str(folder), device=device, local_files_only=True)
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     model.max_seq_length = min(model.max_seq_length or LONGEST, LONGEST)
-    return functools.partial(model.encode, batch_size=batch_size, show_progress_bar=False)
+    return functools.partial(model.encode, batch_size=32, show_progress_bar=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,12 +58,12 @@ class RegressionJudge:
     Attributes:
         encoder: the one that it was trained with; it is not saved.
         coefficients: float64 [features].
-        intercept: of the logit.
+        intercept: of the logit, float64 [1].
     """
 
     encoder: Encoder
     coefficients: np.ndarray
-    intercept: float
+    intercept: np.ndarray
 
     balanced: ClassVar = False
     """Whether features are standardised and classes weighted alike."""
@@ -106,10 +79,10 @@ class RegressionJudge:
         scaled = scaler.fit_transform(cls.features(encoder, firsts, seconds))
         weight = "balanced" if cls.balanced else None
         regression = LogisticRegression(class_weight=weight, max_iter=1000).fit(scaled, truth)
-        coefficients, intercept = regression.coef_[0], float(regression.intercept_[0])
+        coefficients, intercept = regression.coef_[0], regression.intercept_
         if cls.balanced:
             coefficients = coefficients / scaler.scale_
-            intercept -= float(scaler.mean_ @ coefficients)
+            intercept = intercept - scaler.mean_ @ coefficients
         return cls(encoder, coefficients, intercept)
 
     def probability(self, firsts: Sequence[str], seconds: Sequence[str]) -> np.ndarray:
@@ -120,14 +93,13 @@ class RegressionJudge:
     def save(self, folder: Path) -> None:
         """Write the regression as safetensors into a folder, which is created if need be."""
         folder.mkdir(parents=True, exist_ok=True)
-        intercept = np.array([self.intercept])
-        save_file({"coefficients": self.coefficients, "intercept": intercept}, folder / WEIGHTS)
+        arrays = {"coefficients": self.coefficients, "intercept": self.intercept}
+        save_file(arrays, folder / WEIGHTS)
 
     @classmethod
     def load(cls, folder: Path, encoder: Encoder) -> Self:
         """Load what `save` wrote, with the encoder that it was trained with."""
-        arrays = load_file(folder / WEIGHTS)
-        return cls(encoder, arrays["coefficients"], float(arrays["intercept"][0]))
+        return cls(encoder, **load_file(folder / WEIGHTS))
 
 
 class EmbeddingJudge(RegressionJudge):
@@ -214,20 +186,20 @@ class NliJudge:
     entailment: int
 
     @classmethod
-    def load(cls, folder: Path, device: str = "cpu") -> "NliJudge":
+    def load(cls, folder: Path) -> "NliJudge":
         """Load a trained model from a local folder.
 
         Raises:
             CompanionError: no such model in the folder, or no label `entailment`.
         """
-        model, tokenizer = load_trained(folder)
+        model, tokenizer = load_classifier(folder)
         labels = [label.lower() for _, label in sorted(model.config.id2label.items())]
         if "entailment" not in labels or len(labels) < 2:
             raise CompanionError(
                 f"The model in {folder} has the labels {', '.join(labels)}: name a model of "
                 "natural language inference, with a label 'entailment' beside another."
             )
-        return cls(model.to(device), tokenizer, labels.index("entailment"))
+        return cls(model, tokenizer, labels.index("entailment"))
 
     def probability(self, firsts: Sequence[str], seconds: Sequence[str]) -> np.ndarray:
         """Return how sure the judge is that each premise entails its hypothesis: float64 [n].
@@ -238,6 +210,11 @@ class NliJudge:
         logits = _pair_logits(self.model, self.tokenizer, firsts, seconds)
         rivals = np.delete(logits, self.entailment, axis=1).max(axis=1)
         return expit(logits[:, self.entailment] - rivals)
+
+
+Judge = RegressionJudge | SequenceJudge | NliJudge
+"""Each has `probability(firsts, seconds)`, of pairs of texts, [n] and [n]: a prompt and its answer
+(harmful?), or a premise and a hypothesis (entailed?)."""
 
 
 def bleurt_scores(
@@ -252,7 +229,7 @@ def bleurt_scores(
     Raises:
         CompanionError: no trained model of one output in the local folder.
     """
-    model, tokenizer = load_trained(folder)
+    model, tokenizer = load_classifier(folder)
     if model.config.num_labels != 1:
         raise CompanionError(
             f"{folder} holds no BLEURT model: {model.config.num_labels} outputs instead of one."
@@ -263,6 +240,5 @@ def bleurt_scores(
 def _pair_logits(
     model: Any, tokenizer: Any, firsts: Sequence[str], seconds: Sequence[str]
 ) -> np.ndarray:
-    longest = min(tokenizer.model_max_length, model.config.max_position_embeddings)
-    encoding = tokenizer(list(firsts), list(seconds), truncation=True, max_length=longest)
+    encoding = tokenizer(list(firsts), list(seconds), truncation=True)
     return forward(model, tokenizer, rows_of(encoding), batch_size=32).numpy()

@@ -13,7 +13,7 @@ from unlearn_lib import claims, figures
 from unlearn_lib.profile import Profile
 from unlearn_lib.results import Items
 from unlearn_lib.store import provenance
-from unlearn_lib.tables import NAMES, Column
+from unlearn_lib.tables import NAMES, Column, Names
 
 pd.set_option("display.max_colwidth", 240)
 pd.set_option("display.max_rows", 200)
@@ -51,21 +51,19 @@ def facts(pairs: Sequence[tuple[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(pairs, columns=["", "value"]).set_index("")
 
 
-def estimates(
-    table: pd.DataFrame, labels: Mapping[str, str] | None = None, split: str | None = None
-) -> pd.DataFrame:
+def estimates(table: pd.DataFrame, labels: Names = NAMES, split: str | None = None) -> pd.DataFrame:
     """Show a table of `results.table` as text: a row per method, a column per metric.
 
     Args:
         labels: display names of methods.
         split: that the table is of, where it is not the metrics' own.
     """
-    names = {**NAMES, **(labels or {})}
+    names = {**NAMES, **labels}
     rows: dict[str, dict[str, str]] = {}
     for row in table.itertuples():
-        column = Column(str(row.metric), split)
-        cells = rows.setdefault(names.get(str(row.method), str(row.method)), {"n": str(row.n)})
-        cells[column.heading] = claims.with_interval(column, row)
+        column = Column(row.metric, split)
+        cells = rows.setdefault(names.get(row.method, row.method), {"n": str(row.n)})
+        cells[column.heading] = column.text(column.shown(row))
     return pd.DataFrame.from_dict(rows, orient="index").fillna("").rename_axis("method")
 
 
@@ -91,7 +89,7 @@ def tokens(texts: Sequence[str], values: Sequence[Any]) -> HTML:
 
 
 def _span(text: str, colour: str) -> str:
-    return f"<span style='background:{colour};color:#000'>{html.escape(text)}</span>"
+    return f"<span style='background-color:{colour};color:#000'>{html.escape(text)}</span>"
 
 
 def shorten(text: str, words: int = 12) -> str:
@@ -116,13 +114,15 @@ def behind_warning(rows: pd.DataFrame, warning: str, words: int = 12) -> HTML:
 def verdicts(items: Items, profile: Profile, notebook: str) -> pd.DataFrame:
     """Show the verdicts on the claims of a notebook, `01` to `04`."""
     judged = claims.judge(items, profile.name, profile.labels())
-    table = claims.of_notebook(judged, notebook)
-    return table.set_index("Claim") if len(table) else table
+    return claims.of_notebook(judged, notebook).set_index("Claim")
 
 
-def machine() -> pd.DataFrame:
-    """Show what runs this notebook: machine, Python and the versions that matter."""
-    origin = provenance()
-    versions = [(name, version or "not installed") for name, version in origin["versions"].items()]
-    pairs = [*origin["machine"].items(), ("Python", origin["python"]), *versions]
-    return facts(pairs)
+def machine(origin: Mapping[str, Any] | None = None) -> pd.DataFrame:
+    """Show what computed results, or runs this notebook: machine, Python, the versions that matter.
+
+    Args:
+        origin: the provenance of the results; default: this process.
+    """
+    origin = provenance() if origin is None else origin
+    pairs = [*origin.get("machine", {}).items(), ("Python", origin.get("python"))]
+    return facts([*pairs, *origin.get("versions", {}).items()]).fillna("not recorded")

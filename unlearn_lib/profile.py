@@ -5,26 +5,63 @@ says what differs there. An unknown key is refused with the nearest right name, 
 error never silently leaves a default in place. Nothing here knows of torch.
 """
 
+import functools
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from unlearn_lib.settings import MethodSettings, ModelSettings, Settings
 from unlearn_lib.task_settings import TASKS, Tasks, TaskSettings
-from unlearn_lib.util import ROOT, CompanionError, nearest, slug
+from unlearn_lib.util import ROOT, CompanionError, entry_of, slug
 
 PROFILES = ROOT / "notebooks" / "profiles"
 OWN_BOOK = "-book-"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 NAMES = {"base": "base model", "target": "target (taught)", "retain_model": "retain model"}
 """What the models before unlearning are called."""
-TABLES = ("models", "methods", "guards", "evaluation")
-SHARED = ("model", "method", "overrides")
-ABOUT_GUARDS = {"attacked", "unrelated_prompts", "unrelated_tokens", "scaling"}
-"""What tasks continual and people, which have no guards, do not take from authors' evaluation."""
+FOR_PEOPLE = ("models", "model", "method", "evaluation")
+FROM_AUTHORS = {"people": FOR_PEOPLE, "continual": (*FOR_PEOPLE, "data", "teach", "retain_models")}
+"""What tasks take from task authors where they do not say it themselves."""
+Name = str | Path
 Tree = dict[str, Any]
+
+
+class Text(BaseModel, extra="allow"):
+    """What a file says, before it is resolved; null is the same as nothing."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_nothing(cls, block: Any) -> Any:
+        if not isinstance(block, dict):
+            return block
+        return {key: value for key, value in block.items() if value is not None}
+
+
+class TaskText(Text):
+    """A task: which models, methods and guards of the profile it has, and what differs here.
+
+    `model` and `method` hold for all its models or methods, `overrides` for one.
+    """
+
+    models: list[str] = []
+    methods: list[str] = []
+    guards: list[str] = []
+    evaluation: Tree = {}
+    model: Tree = {}
+    method: Tree = {}
+    overrides: dict[str, Tree | None] = {}
+
+
+class ProfileText(Text):
+    """A profile: tables of models, methods and guards, and the tasks that name entries of them."""
+
+    models: dict[str, Annotated[Tree | None, AfterValidator(ModelSettings.known_keys)]] = {}
+    methods: dict[str, Annotated[Tree | None, AfterValidator(MethodSettings.known_keys)]] = {}
+    guards: dict[str, Tree | None] = {}
+    evaluation: Tree = {}
+    tasks: dict[str, TaskText | None] = Field(min_length=1)
 
 
 class Profile(Settings):
@@ -35,27 +72,13 @@ class Profile(Settings):
     all. A file may say `extends: <another profile>` and give what differs.
     """
 
+    in_files: ClassVar[tuple[str, ...]] = (*ProfileText.model_fields, "extends")
     name: str = Field(pattern=NAME)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     offline: bool = True
     seeds: tuple[int, ...] = Field(min_length=1)
     only: tuple[str, ...] | None = Field(None, min_length=1)
     tasks: Tasks
-
-    @field_validator("only")
-    @classmethod
-    def _tasks_are_known(cls, only: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        for name in only or ():
-            if name not in TASKS:
-                raise ValueError(f"there is no task '{name}'{nearest(name, TASKS)}")
-        return only
-
-    @field_validator("name")
-    @classmethod
-    def _name_is_free(cls, name: str) -> str:
-        if name == "reference":
-            raise ValueError("results/reference holds the committed results; take another name")
-        return name
 
     @property
     def results(self) -> Path:
@@ -66,9 +89,9 @@ class Profile(Settings):
     def command(self) -> str:
         """The command that makes the results."""
         base, _, label = self.name.partition(OWN_BOOK)
-        file = self.tasks.book.data.file if self.tasks.book else None
-        book = f"BOOK='{file}' " if label else ""
-        return f"{book}make reproduce PROFILE={base if label else self.name}"
+        if label and self.own_book:
+            return f"BOOK='{self.task('book').data.file}' make reproduce PROFILE={base}"
+        return f"make reproduce PROFILE={self.name}"
 
     @property
     def own_book(self) -> bool:
@@ -77,17 +100,13 @@ class Profile(Settings):
 
     def running(self) -> dict[str, TaskSettings]:
         """The tasks to run, by name."""
-        if self.own_book:
-            return {"book": self.task("book")}
-        names = [name for name in TASKS if getattr(self.tasks, name) is not None]
-        return {name: self.task(name) for name in names if name in (self.only or names)}
+        names = ("book",) if self.own_book else (self.only or TASKS)
+        return {name: task for name, task in self.tasks if task is not None and name in names}
 
     def task(self, name: str) -> Any:
         """Return the settings of one task, or say which there are."""
-        known = [each for each in TASKS if getattr(self.tasks, each) is not None]
-        if name not in known:
-            raise CompanionError(f"Profile {self.name} has no task '{name}'{nearest(name, known)}.")
-        return getattr(self.tasks, name)
+        tasks = {name: task for name, task in self.tasks if task is not None}
+        return entry_of(tasks, name, f"Profile {self.name} has no task")
 
     def labels(self) -> dict[str, str]:
         """Display names of models before unlearning, of guards and of methods, in order."""
@@ -98,9 +117,7 @@ class Profile(Settings):
         return names
 
 
-def load_profile(
-    name: str | Path, book: str | Path | None = None, seeds: int | None = None
-) -> Profile:
+def load_profile(name: Name, book: Name | None = None, seeds: int | None = None) -> Profile:
     """Read and check a profile by its name (`laptop`) or by the path of a YAML file.
 
     Args:
@@ -112,15 +129,21 @@ def load_profile(
         CompanionError: unknown profile, broken YAML, misspelt key or a value out of range;
             one sentence with file, key and remedy.
     """
-    path, content = _read(name)
+    files = _files(name)
+    path = next(iter(files))
+    content = functools.reduce(_merged, reversed(files.values()))
     try:
-        profile = Profile.model_validate(_resolved(content, path))
+        profile = Profile.model_validate(_resolved(content))
+        for task in profile.only or ():
+            entry_of(Tasks.model_fields, task, "'only' names the task")
     except ValidationError as error:
-        raise CompanionError(f"{path.name}: {_first_problem(error)}") from error
+        raise CompanionError(f"{path.name}: {_first_problem(error)}.") from error
+    except CompanionError as error:
+        raise CompanionError(f"{path.name}: {error}") from error
     if profile.name != path.stem:
-        raise CompanionError(
-            f"{path.name}: 'name' is '{profile.name}'; it must be '{path.stem}', as the file's."
-        )
+        raise CompanionError(f"{path.name}: 'name' must be '{path.stem}', as the file's.")
+    if profile.name == "reference":
+        raise CompanionError(f"{path.name}: results/reference is taken; choose another name.")
     if seeds is not None:
         if seeds < 1:
             raise CompanionError(f"SEEDS is {seeds}; set it to the number of seeds, 1 or more.")
@@ -129,20 +152,33 @@ def load_profile(
     return _with_book(profile, Path(book).expanduser().resolve()) if book else profile
 
 
-def profile_files(name: str | Path) -> list[Path]:
+def profile_files(name: Name) -> list[Path]:
     """The files that a profile is read from: its own, and those that it extends."""
-    path, content = _parsed(name)
-    return [path, *(profile_files(content["extends"]) if "extends" in content else [])]
+    return list(_files(name))
 
 
-def _parsed(name: str | Path) -> tuple[Path, Tree]:
-    path = Path(name) if str(name).endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
-    if not path.is_file():
-        known = nearest(str(name), [file.stem for file in PROFILES.glob("*.yaml")])
-        raise CompanionError(f"There is no profile '{name}'{known}.")
+def _files(name: Name) -> dict[Path, Tree]:
+    """A profile's file and those that it extends, in this order, with what each says."""
+    files: dict[Path, Tree] = {}
+    other: Name | None = name
+    while other:
+        path, content = _read(other)
+        if path in files:
+            raise CompanionError(f"{[*files][-1].name} extends '{other}', which leads back to it.")
+        files[path] = content
+        other = content.pop("extends", None)
+    return files
+
+
+def _read(name: Name) -> tuple[Path, Tree]:
+    """A profile's file, by the profile's name or its own path, and what it says."""
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        profiles = {file.stem: file for file in PROFILES.glob("*.yaml")}
+        path = entry_of(profiles, str(name), "There is no profile")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise CompanionError(f"{path.name} is not readable YAML: {reason}.") from error
     if not isinstance(content, dict):
@@ -150,87 +186,45 @@ def _parsed(name: str | Path) -> tuple[Path, Tree]:
     return path, content
 
 
-def _read(name: str | Path, seen: tuple[str, ...] = ()) -> tuple[Path, Tree]:
-    path, content = _parsed(name)
-    if "extends" not in content:
-        return path, content
-    other = content.pop("extends")
-    if other in (*seen, path.stem):
-        raise CompanionError(f"{path.name} extends '{other}', which leads back to it.")
-    return path, _merged(_read(other, (*seen, path.stem))[1], content)
-
-
 def _merged(base: Tree, changes: Tree) -> Tree:
     """Base with the changes laid over it: mappings are merged, everything else is replaced."""
-    both = {
-        key: _merged(base[key], value)
-        for key, value in changes.items()
-        if isinstance(value, dict) and isinstance(base.get(key), dict)
-    }
-    return base | changes | both
+    merged = base | changes
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            merged[key] = _merged(base[key], value)
+    return merged
 
 
-def _resolved(content: Tree, path: Path) -> Tree:
-    """The profile with each task's models, methods, guards and evaluation written out.
-
-    `model` and `method` of a task hold for all its models or methods, `overrides` for one. Task
-    continual takes what it does not say from task authors, people its models, evaluation and what
-    it does not say of `model` and `method`.
-    """
-    if not content.get("tasks"):
-        raise CompanionError(f"{path.name}: the key 'tasks' is missing or empty.")
-    tables = {key: _part(content, key, dict, path) for key in TABLES}
-    for kind, settings in (("models", ModelSettings), ("methods", MethodSettings)):
-        for name in tables[kind]:
-            entry = _part(tables[kind], name, dict, path, f"{kind}.")
-            for key in set(entry) - set(settings.model_fields):
-                hint = nearest(str(key), settings.model_fields)
-                raise CompanionError(f"{path.name}: unknown key '{kind}.{name}.{key}'{hint}.")
-    tasks = _part(content, "tasks", dict, path)
-    people = ("models", "model", "method", "evaluation")
-    inherited = {"people": people, "continual": (*people, "data", "teach", "retain_models")}
-    authors = dict(_part(tasks, "authors", dict, path, "tasks."))
-    asked = _part(authors, "evaluation", dict, path, "tasks.authors.")
-    authors["evaluation"] = {k: v for k, v in asked.items() if k not in ABOUT_GUARDS}
+def _resolved(content: Tree) -> Tree:
+    """The profile with each task's models, methods, guards and evaluation written out."""
+    tables = ProfileText.model_validate(content)
+    tasks = content["tasks"]
+    authors = tasks.get("authors") or {}
     resolved = {}
     for name, block in tasks.items():
-        taken = {key: authors[key] for key in inherited.get(name, ()) if key in authors}
-        whole = _merged(taken, _part(tasks, name, dict, path, "tasks."))
-        resolved[name] = None if block is None else _task(name, whole, tables, path)
-    return {k: v for k, v in content.items() if k not in tables} | {"tasks": resolved}
+        taken = {key: authors[key] for key in FROM_AUTHORS.get(name, ()) if key in authors}
+        resolved[name] = None if block is None else _task(name, _merged(taken, block), tables)
+    return (tables.model_extra or {}) | {"tasks": resolved}
 
 
-def _part(block: Tree, key: str, kind: type, path: Path, place: str = "") -> Any:
-    """What a block says under a key, checked to be a mapping or a list; null: an empty one."""
-    value = block.get(key)
-    if value is not None and not isinstance(value, kind):
-        word = "list of names" if kind is list else "mapping of names to settings"
-        raise CompanionError(f"{path.name}: '{place}{key}' is no {word}.")
-    return value or kind()
-
-
-def _task(name: str, block: Tree, tables: dict[str, Tree], path: Path) -> Tree:
-    place = f"tasks.{name}."
-    names = {key: _part(block, key, list, path, place) for key in ("models", "methods", "guards")}
-    here = {key: _part(block, key, dict, path, place) for key in (*SHARED, "evaluation")}
-    known: Tree = tables | {"overrides": [*tables["methods"], *tables["guards"]]}
-    for kind, keys in (names | {"overrides": here["overrides"]}).items():
-        for key in keys:
-            if str(key) not in known[kind]:
-                hint = nearest(str(key), known[kind])
-                raise CompanionError(f"{path.name}: '{place}{kind}' names '{key}'{hint}.")
+def _task(name: str, block: Tree, tables: ProfileText) -> Tree:
+    """One task written out: entries of the tables, with what the task changes in them."""
+    task = TaskText.model_validate(block)
 
     def entry(kind: str, key: str, shared: Tree) -> Tree:
-        changed = _part(here["overrides"], key, dict, path, f"{place}overrides.")
-        return _merged(_merged(tables[kind][key] or {}, shared), changed)
+        table = getattr(tables, kind)
+        listed = entry_of(table, key, f"'tasks.{name}.{kind}' names") or {}
+        return _merged(_merged(listed, shared), task.overrides.get(key) or {})
 
-    written = {key: value for key, value in block.items() if key not in SHARED}
-    models = names["models"] or tables["models"]
-    written["models"] = [{"id": key} | entry("models", key, here["model"]) for key in models]
-    written["methods"] = {key: entry("methods", key, here["method"]) for key in names["methods"]}
-    written["guards"] = {key: entry("guards", key, {}) for key in names["guards"]}
-    written["evaluation"] = _merged(tables["evaluation"], here["evaluation"])
-    return written
+    for key in task.overrides:
+        entry_of(tables.methods | tables.guards, key, f"'tasks.{name}.overrides' names")
+    models = task.models or tables.models
+    return (task.model_extra or {}) | {
+        "models": [{"id": key} | entry("models", key, task.model) for key in models],
+        "methods": {key: entry("methods", key, task.method) for key in task.methods},
+        "guards": {key: entry("guards", key, {}) for key in task.guards},
+        "evaluation": _merged(tables.evaluation, task.evaluation),
+    }
 
 
 def _with_book(profile: Profile, book: Path) -> Profile:
@@ -246,26 +240,7 @@ def _with_book(profile: Profile, book: Path) -> Profile:
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     place = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        fields = _fields_at(problem["loc"][:-1])
-        return f"unknown key '{place}'{nearest(str(problem['loc'][-1]), fields)}."
     if problem["type"] == "missing":
-        return f"the key '{place}' is missing."
-    return f"'{place or 'profile'}': {problem['msg'].removeprefix('Value error, ')}."
-
-
-def _fields_at(place: tuple[int | str, ...]) -> list[str]:
-    block: type[BaseModel] = Profile
-    for part in place:
-        if isinstance(part, str) and part in block.model_fields:
-            block = _block_in(block.model_fields[part].annotation) or block
-    if block is Profile:
-        return [*block.model_fields, *TABLES, "extends"]
-    return [*block.model_fields, *(SHARED if issubclass(block, TaskSettings) else ())]
-
-
-def _block_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    blocks = (_block_in(argument) for argument in get_args(annotation))
-    return next((block for block in blocks if block is not None), None)
+        return f"the key '{place}' is missing"
+    message = problem["msg"].removeprefix("Value error, ").partition(" or instance of")[0]
+    return f"'{place}': {message}" if place else message

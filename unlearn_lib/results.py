@@ -8,7 +8,9 @@ An item is one question that a model was asked, one value of it. `metrics/catalo
 each estimate which items it reads and how.
 """
 
+import fnmatch
 import functools
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,36 +21,19 @@ import pandas as pd
 import yaml
 from scipy import stats
 
-from unlearn_lib.metrics.statistics import (
-    STATISTICS,
-    Sample,
-    Spread,
-    Statistic,
-    reduction,
-    spread,
-    wilson,
-)
+from unlearn_lib.metrics import statistics
+from unlearn_lib.metrics.statistics import Sample, Spread, Statistic
 from unlearn_lib.util import CompanionError, nearest
 
 KEYS = ("task", "model", "condition", "method", "seed")
 QUESTION = ("split", "cluster", "item")
-TEXTS = (
-    "task",
-    "model",
-    "stage",
-    "method",
-    "split",
-    "condition",
-    "cluster",
-    "item",
-    "metric",
-    "run",
+COLUMNS = tuple(
+    "task model seed stage method split condition cluster item metric value run".split()
 )
-COLUMNS = (*TEXTS[:2], "seed", *TEXTS[2:9], "value", "run")
 EXACT = {"book": {"retain_model": "base"}}
 """The base model never saw the book, so that it is the book's retain model."""
 NOT_KEPT = ("forget", "holdout")
-FIRST, SECOND = "first:", "second:"
+NO_QUESTIONS = pd.DataFrame(index=pd.MultiIndex.from_arrays([[], [], []], names=QUESTION))
 BOUNDS = {"share": (0.0, 1.0), "score": (0.0, 1.0), "cosine": (-1.0, 1.0)}
 
 
@@ -57,29 +42,26 @@ class Metric:
     """An entry of the catalogue: what an estimate is made of, and what to call it."""
 
     name: str
-    reads: tuple[str, ...]
+    reads: Sequence[str]
     how: str
     unit: str
     better: Literal["higher", "lower", "neither"]
     label: str
     definition: str
-    splits: tuple[str, ...] = ("forget",)
+    splits: Sequence[str] = ("forget",)
     against: str | None = None
 
     @property
     def statistic(self) -> Statistic:
         """The function and the kind of its interval."""
-        return STATISTICS[self.how]
+        return statistics.STATISTICS[self.how]
 
 
 @functools.cache
 def catalogue() -> dict[str, Metric]:
     """Every estimate, by name."""
     text = (Path(__file__).parent / "metrics" / "catalogue.yaml").read_text(encoding="utf-8")
-    entries: dict[str, dict[str, Any]] = yaml.safe_load(text)
-    for entry in entries.values():
-        entry |= {key: tuple(entry[key]) for key in ("reads", "splits") if key in entry}
-    return {name: Metric(name=name, **entry) for name, entry in entries.items()}
+    return {name: Metric(name=name, **entry) for name, entry in yaml.safe_load(text).items()}
 
 
 def metric_of(name: str) -> Metric:
@@ -130,9 +112,9 @@ class Items:
             raise CompanionError(f"Task '{task}' has the models {models}: name one.")
         return models[0]
 
-    def wide(self, **key: Any) -> pd.DataFrame | None:
-        """The questions of one model and seed, a column per item metric; None without items."""
-        return self._cells.get(tuple(key[name] for name in KEYS))
+    def wide(self, **key: Any) -> pd.DataFrame:
+        """The questions of one model and seed, a column per item metric; empty without items."""
+        return self._cells.get(tuple(key[name] for name in KEYS), NO_QUESTIONS)
 
 
 @dataclass(frozen=True)
@@ -188,7 +170,7 @@ def estimate(
     key = {"task": task, "model": model or items.model(task), "condition": condition}
     rows = _questions(items, entry, split, key | {"method": method})
     samples = [_sample(each) for each in rows.values()]
-    return _estimate(entry.statistic, BOUNDS.get(entry.unit), samples) if samples else None
+    return _estimate(entry, samples) if samples else None
 
 
 def compare(
@@ -217,8 +199,7 @@ def compare(
     for seed in sorted(set(one) & set(two)):
         shared = one[seed].index.intersection(two[seed].index)
         if len(shared):
-            sides = [one[seed].loc[shared].add_prefix(FIRST), two[seed].loc[shared]]
-            samples.append(_sample(sides[0].join(sides[1].add_prefix(SECOND))))
+            samples.append(_sample(one[seed].loc[shared], _sample(two[seed].loc[shared])))
     return _difference(entry.statistic, samples) if samples else None
 
 
@@ -249,120 +230,90 @@ def _questions(
 
     Columns of the model that it is compared with carry `@<model>`.
     """
-    splits = entry.splits if split is None else (split,)
+    splits = entry.splits if split is None else [split]
+    rival = EXACT.get(key["task"], {}).get(entry.against or "", entry.against)
     tables = {}
     for seed in items.seeds(**key):
         rows = _columns(items.wide(**key, seed=seed), entry)
-        rival = EXACT.get(key["task"], {}).get(entry.against or "", entry.against)
-        if rows is not None and rival:
+        if rival:
             other = _columns(items.wide(**{**key, "method": rival}, seed=seed), entry)
-            rows = None if other is None else rows.join(other.add_suffix(f"@{rival}"), how="inner")
-        if rows is None:
-            continue
+            rows = rows.join(other.add_suffix(f"@{rival}"), how="inner")
         asked = rows.index.get_level_values("split")
-        rows = rows[~asked.isin(NOT_KEPT) if splits == ("kept",) else asked.isin(splits)]
+        rows = rows[~asked.isin(NOT_KEPT) if "kept" in splits else asked.isin(splits)]
         if len(rows) and (len(splits) == 1 or set(splits) <= set(rows.index.unique("split"))):
             tables[seed] = rows
     return tables
 
 
-def _columns(wide: pd.DataFrame | None, entry: Metric) -> pd.DataFrame | None:
-    """The columns that a metric reads (`loss_wrong_*`: all numbered ones); None without one."""
-    if wide is None:
-        return None
-    names: list[str] = []
-    for name in entry.reads:
-        start = name.removesuffix("*")
-        matching = [c for c in wide.columns if c == name or start != name and c.startswith(start)]
-        if not matching:
-            return None
-        names += matching
-    return wide[names].dropna(subset=[entry.reads[0]])
+def _columns(wide: pd.DataFrame, entry: Metric) -> pd.DataFrame:
+    """The columns that a metric reads (`loss_wrong_*`: all numbered ones); no row without one."""
+    columns = [fnmatch.filter(wide.columns, name) for name in entry.reads]
+    if not all(columns):
+        return wide[:0]
+    return wide[list(itertools.chain(*columns))].dropna(subset=[entry.reads[0]])
 
 
-def _sample(rows: pd.DataFrame) -> Sample:
+def _sample(rows: pd.DataFrame, other: Sample | None = None) -> Sample:
     return Sample(
         {str(name): rows[name].to_numpy(float) for name in rows.columns},
         rows.index.get_level_values("split").to_numpy(str),
         rows.index.get_level_values("cluster").to_numpy(str),
+        other,
     )
 
 
-def _pooled(statistic: Statistic, samples: Sequence[Sample]) -> float:
-    """The mean over seeds of a statistic of all questions."""
-    values = [float(statistic.of(sample, np.ones((1, len(sample))))[0]) for sample in samples]
-    return float(np.mean(values))
-
-
-def _estimate(
-    statistic: Statistic, bounds: tuple[float, float] | None, samples: Sequence[Sample]
-) -> Estimate:
-    value, n = _pooled(statistic, samples), sum(map(len, samples))
-    if statistic.interval == "none" or not np.isfinite(value):
-        with np.errstate(over="ignore"):
-            value = float(np.exp(value)) if statistic.interval == "log" else value
+def _estimate(entry: Metric, samples: Sequence[Sample]) -> Estimate:
+    of, interval = entry.statistic.of, entry.statistic.interval
+    value = float(np.mean(statistics.by_seed(of, samples)))
+    n = sum(map(len, samples))
+    if interval == "none" or not np.isfinite(value):
         return Estimate(value, np.nan, np.nan, n, len(samples))
-    width = spread(statistic.of, samples)
+    width = statistics.spread(of, samples)
     low, high = value - width.quantile * width.error, value + width.quantile * width.error
-    if statistic.interval == "rate":
+    if interval == "rate":
         known = value * (1 - value) / width.error**2 if width.error > 0 else n
-        low, high = wilson(value, known, width.quantile)
-    elif statistic.of is reduction:
+        low, high = statistics.wilson(value, known, width.quantile)
+    elif interval == "fall":
         high = min(high, 100.0)
-        low = value - _reduction_slack(samples, n) if width.error == 0 and value == 100 else low
-    if statistic.interval == "log":
+        low = value - _slack(samples, n) if width.error == 0 and value == 100 else low
+    elif interval == "log":
         with np.errstate(over="ignore"):
             value, low, high = (float(np.exp(each)) for each in (value, low, high))
-    elif bounds:
-        low, high = max(low, bounds[0]), min(high, bounds[1])
+    least, most = BOUNDS.get(entry.unit, (-np.inf, np.inf))
+    low, high = max(low, least), min(high, most)
     return Estimate(value, min(low, value), max(high, value), n, len(samples))
 
 
-def _reduction_slack(samples: Sequence[Sample], n: int) -> float:
+def _slack(samples: Sequence[Sample], n: int) -> float:
     """How much a fall may be smaller where no resample shows it: none of n answers was harmful."""
-    before = np.mean([list(sample.values.values())[1].mean() for sample in samples])
-    return float(100 * wilson(0.0, n, float(stats.norm.ppf(0.975)))[1] / before)
+    before = np.mean([sample.columns[1].mean() for sample in samples])
+    return float(100 * statistics.wilson(0.0, n, float(stats.norm.ppf(0.975)))[1] / before)
 
 
 def _difference(statistic: Statistic, samples: Sequence[Sample]) -> Difference:
-    def of(sample: Sample, weights: np.ndarray) -> np.ndarray:
-        first, second = (_side(sample, prefix) for prefix in (FIRST, SECOND))
-        one, two = statistic.of(first, weights), statistic.of(second, weights)
+    def of(pair: Any, weights: np.ndarray) -> np.ndarray:
+        one, two = statistic.of(pair, weights), statistic.of(pair.other, weights)
         return np.exp(one) - np.exp(two) if statistic.interval == "log" else one - two
 
-    value, n = _pooled(Statistic(of), samples), sum(map(len, samples))
-    width = Spread(np.nan, 1) if statistic.interval == "none" else spread(of, samples)
+    value = float(np.mean(statistics.by_seed(of, samples)))
+    width = Spread(np.nan, 1) if statistic.interval == "none" else statistics.spread(of, samples)
     if statistic.interval == "rate":
-        least = _discordant_error(statistic, samples)
-        width = Spread(max(width.error, least), width.freedom)
-    half = width.quantile * width.error
-    p = (
-        float(2 * stats.t.sf(abs(value) / width.error, width.freedom))
-        if width.error > 0
-        else np.nan
-    )
-    p = float(value == 0) if width.error == 0 else p
-    return Difference(
-        value, value - half, value + half, n, len(samples), width.error, width.freedom, p
-    )
+        gaps = [of(sample, np.eye(len(sample))) for sample in samples]
+        width = Spread(max(width.error, _discordant_error(np.concatenate(gaps))), width.freedom)
+    error, half = width.error, width.quantile * width.error
+    p = float(value == 0) if error == 0 else 2 * stats.t.sf(abs(value) / error, width.freedom)
+    limits = (value - half, value + half)
+    counts = (sum(map(len, samples)), len(samples))
+    return Difference(value, *limits, *counts, error, width.freedom, float(p))
 
 
-def _side(sample: Sample, prefix: str) -> Sample:
-    values = {
-        name[len(prefix) :]: v for name, v in sample.values.items() if name.startswith(prefix)
-    }
-    return Sample(values, sample.split, sample.cluster)
-
-
-def _discordant_error(statistic: Statistic, samples: Sequence[Sample]) -> float:
+def _discordant_error(gaps: np.ndarray) -> float:
     """Standard error of a paired difference of rates that is never 0 (Bonett and Price 2012).
 
     One more question in each discordant cell, so that 16 of 16 against 0 of 16 is no certainty.
+
+    Args:
+        gaps: the difference on each question, [n].
     """
-    more, less, n = 1.0, 1.0, 2.0
-    for sample in samples:
-        sides = [_side(sample, prefix) for prefix in (FIRST, SECOND)]
-        each = np.eye(len(sample))
-        gap = statistic.of(sides[0], each) - statistic.of(sides[1], each)
-        more, less, n = more + np.sum(gap > 0), less + np.sum(gap < 0), n + len(gap)
+    more, less, n = 1 + np.sum(gaps > 0), 1 + np.sum(gaps < 0), 2 + len(gaps)
     return float(np.sqrt((more + less - (more - less) ** 2 / n) / n**2))

@@ -1,29 +1,20 @@
 """RESULTS.md: the verdicts and the main tables of a profile's results, as one page of Markdown."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from jinja2 import StrictUndefined, Template
 
 from unlearn_lib import claims, tables
 from unlearn_lib.results import Items
 
-SECTIONS = {
-    "table1_harmful": "Fewer harmful answers",
-    "table2_book": "A book, taught and forgotten",
-    "table3_closer_look": "A closer look: authors, one group after another, real people",
-    "eco_comparison": "A guard beside methods that train: authors",
-    "eco_science": "A guard beside methods that train: multiple choice",
-    "eco_robustness": "Ways past the guard",
-    "guards": "What the guards flag",
-    "judges": "Judges, on pairs that they never saw",
-}
-"""The tables on the page, and their headings."""
-SHOWN = ["Claim", "Verdict", "Reported", "Measured here", "Why", "Paper"]
+TEMPLATE = Path(__file__).with_name("results_page.md.j2")
 
 
 def results_page(
-    items: Items, origin: Mapping[str, Any], profile_name: str, labels: Mapping[str, str]
+    items: Items, origin: Mapping[str, Any], profile_name: str, labels: tables.Names
 ) -> str:
     """Return RESULTS.md: counted and headline verdicts, what they rest on, the main tables.
 
@@ -31,27 +22,20 @@ def results_page(
         origin: of the items; its `git` is named.
         labels: display names of methods, in order.
     """
+    text = TEMPLATE.read_text(encoding="utf-8")
     verdicts = claims.judge(items, profile_name, labels)
-    headline = claims.table([each for each in verdicts if each.claim.headline])
-    counts = [f"{count} {outcome}" for outcome, count in claims.counts(verdicts).items()]
-    git = origin.get("git") or {}
-    commit = f"{git.get('commit') or 'unknown'}"[:10] + "+" * bool(git.get("dirty"))
-    parts = [
-        f"# Results of profile {profile_name}",
-        f"Computed at commit {commit}; `make figures PROFILE={profile_name}` writes this page. "
-        "`make verify` prints the verdict on every claim, and every figure and table lies in "
-        f"[figures/{profile_name}](figures/{profile_name}). {origin.get('note', '')}".strip(),
-        f"## Verdicts\n\nOf all claims: {', '.join(counts)}. The headline claims:",
-        markdown(headline[SHOWN]),
-        "\n".join(f"- {rule}" for rule in claims.rules()),
-        "## Seeds and questions\n\nQuestions of all seeds together, by split.",
-        markdown(foundations(items)),
-    ]
-    for name, heading in SECTIONS.items():
-        frame = tables.build(name, items, labels).drop(columns=["Source", "Model"], errors="ignore")
-        if len(frame):
-            parts += [f"## {heading}", markdown(frame)]
-    return "\n\n".join([*parts, tables.INTERVALS, tables.DAGGER]) + "\n"
+    page = Template(text, trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
+    return page.render(
+        profile=profile_name,
+        commit=tables.commit_of(origin),
+        note=origin.get("note"),
+        counts=claims.counts(verdicts),
+        headline=claims.table([each for each in verdicts if each.claim.headline]),
+        foundations=foundations(items),
+        tables={name: tables.build(name, items, labels) for name in tables.TABLES},
+        notes=[tables.INTERVALS, tables.DAGGER],
+        markdown=markdown,
+    )
 
 
 def foundations(items: Items) -> pd.DataFrame:

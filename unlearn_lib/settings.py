@@ -1,38 +1,41 @@
 """The blocks that a profile is made of: frozen, closed to unknown keys, every default stated."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from unlearn_lib.util import nearest
+
 Precision = Literal["bfloat16", "float16", "float32"]
 Schedule = Literal["linear", "constant", "cosine"]
-Template = Literal["chat", "question_answer"]
+Subject = Literal["bio", "chem", "cyber"]
 Fault = Literal["empty_labels", "book_mismatch", "kl_to_itself"]
-CorruptionName = Literal[
-    "rand_noise_first_n",
-    "rand_noise_rand_n",
-    "rand_noise_top_k",
-    "set_rand_noise_first_n",
-    "zero_out_first_n",
-    "zero_out_top_k",
-    "flip_sign_first_n",
-    "flip_sign_top_k",
-    "reverse_order",
-    "shuffle",
-    "add_value_first_n",
-    "add_value_top_k",
-    "add_value_least_k",
-    "sub_value_first_n",
-    "sub_value_top_k",
-    "sub_value_least_k",
-]
+Noise = Literal["rand_noise_first_n", "rand_noise_rand_n", "rand_noise_top_k"]
+Replacement = Literal["set_rand_noise_first_n", "zero_out_first_n", "zero_out_top_k"]
+Flip = Literal["flip_sign_first_n", "flip_sign_top_k"]
+Move = Literal["reverse_order", "shuffle"]
+Addition = Literal["add_value_first_n", "add_value_top_k", "add_value_least_k"]
+Subtraction = Literal["sub_value_first_n", "sub_value_top_k", "sub_value_least_k"]
+CorruptionName = Literal[Noise, Replacement, Flip, Move, Addition, Subtraction]
 
 
 class Settings(BaseModel):
     """Base of every settings block: immutable, and closed to unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    in_files: ClassVar[tuple[str, ...]] = ()
+    """Further keys that this block may have in a profile's file; reading it resolves them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def known_keys(cls, block: Any) -> Any:
+        """Return a block as it is, or refuse its unknown keys with the nearest right name."""
+        for key in block if isinstance(block, dict) else ():
+            if key not in cls.model_fields:
+                known = [*cls.model_fields, *cls.in_files]
+                raise ValueError(f"unknown key '{key}'{nearest(str(key), known)}")
+        return block
 
 
 class LoraSettings(Settings):
@@ -63,7 +66,15 @@ class ModelSettings(Settings):
     gradient_checkpointing: bool = False
 
 
-class MethodSettings(Settings):
+class TrainingSettings(Settings):
+    """What all training has: AdamW's step and how many steps it warms up."""
+
+    learning_rate: float = Field(gt=0)
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+
+
+class MethodSettings(TrainingSettings):
     """How a registered method runs; the weights are the papers' epsilon 1, 2 and 3.
 
     `uses`: a key of `unlearn.methods.METHODS`; null: the method's name in the profile. Training
@@ -83,10 +94,7 @@ class MethodSettings(Settings):
     batch_size: int = Field(2, ge=1)
     retain_batch_size: int | None = Field(None, ge=1)
     keep_batch_size: int | None = Field(None, ge=1)
-    learning_rate: float = Field(gt=0)
     schedule: Schedule = "linear"
-    warmup_steps: int = Field(0, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
     gradient_clip: float = Field(0.0, ge=0)
     forget_weight: float = Field(1.0, ge=0)
     mismatch_weight: float = Field(1.0, ge=0)
@@ -104,18 +112,15 @@ class MethodSettings(Settings):
     faults: tuple[Fault, ...] = ()
 
 
-class TeachSettings(Settings):
+class TeachSettings(TrainingSettings):
     """Teach a model what it is to know before it is asked to forget; `lora` null: all weights."""
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(16, ge=1)
-    learning_rate: float = Field(gt=0)
-    warmup_steps: int = Field(0, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
     lora: LoraSettings | None = None
 
 
-class MemoriseSettings(Settings):
+class MemoriseSettings(TrainingSettings):
     """Causal language modelling on chunks of the chapters to forget and to keep.
 
     It ends after `epochs`, or once a share `stop_at` of `probe_passages` held-in passages is
@@ -128,10 +133,7 @@ class MemoriseSettings(Settings):
     chunk_tokens: int = Field(256, ge=16)
     shift_chunks: bool = False
     batch_size: int = Field(1, ge=1)
-    learning_rate: float = Field(gt=0)
     schedule: Schedule = "linear"
-    warmup_steps: int = Field(0, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
     gradient_clip: float = Field(1.0, ge=0)
     stop_at: float | None = Field(None, gt=0, le=1)
     probe_every: int = Field(1, ge=1)
@@ -141,7 +143,7 @@ class MemoriseSettings(Settings):
 class Reading(Settings):
     """How text becomes tokens: the template of a question, the longest prompt and answer."""
 
-    template: Template = "chat"
+    template: Literal["chat", "question_answer"] = "chat"
     prompt_tokens: int = Field(96, ge=4)
     answer_tokens: int = Field(64, ge=4)
 
@@ -217,14 +219,12 @@ class AuthorsData(Reading):
 
     @model_validator(mode="after")
     def _files_are_named(self) -> "AuthorsData":
-        files = {"forget": self.forget, "retain": self.retain, "holdout": self.holdout}
-        needed = ("forget", "retain") if self.source == "files" else ()
-        for name, path in files.items():
-            if path and self.source != "files":
-                raise ValueError(f"'{name}' names a file: set 'source' to 'files', or leave it out")
-            if name in needed and path is None:
-                raise ValueError(f"source 'files' needs '{name}', the path of a file of questions")
-        if needed and self.tasks != 1:
+        named = {name for name in ("forget", "retain", "holdout") if getattr(self, name)}
+        if self.source != "files" and named:
+            raise ValueError(f"'{min(named)}' is a file: set 'source' to 'files', or leave it out")
+        if self.source == "files" and not named >= {"forget", "retain"}:
+            raise ValueError("source 'files' needs 'forget' and 'retain', paths of questions")
+        if self.source == "files" and self.tasks != 1:
             raise ValueError("the file 'forget' is one task; set 'tasks' to 1")
         return self
 
@@ -252,9 +252,7 @@ class ScienceData(Reading):
     """
 
     source: Literal["embedded", "wmdp"] = "embedded"
-    subjects: tuple[Literal["bio", "chem", "cyber"], ...] = Field(
-        ("bio", "chem", "cyber"), min_length=1
-    )
+    subjects: tuple[Subject, ...] = Field(("bio", "chem", "cyber"), min_length=1)
     rows: int | None = Field(None, ge=4)
     general_rows: int | None = Field(None, ge=4)
     rehearsal_rows: int = Field(0, ge=0)
@@ -336,10 +334,7 @@ class SearchSettings(Settings):
     def _start_is_allowed(self) -> "SearchSettings":
         lowest = min((self.start, *self.other_starts))
         if lowest < self.smallest or (self.smallest <= 0 and not self.logarithmic):
-            raise ValueError(
-                f"'start' {lowest:g} and 'smallest' {self.smallest:g}: every search starts at or "
-                "above the smallest strength, which is above 0 unless it is logarithmic"
-            )
+            raise ValueError("'smallest' must be above 0 unless 'logarithmic', and above no start")
         return self
 
 

@@ -1,7 +1,8 @@
 """What code computes a run: a digest of the modules that its stage imports from this package.
 
-Docstrings and comments are left out, so that prose may change. Modules of many small functions
-(FINE) count function by function: a change of one loss touches the runs that use that loss.
+Docstrings and comments are left out, so that prose may change. The module of losses, which is
+of many small functions, counts definition by definition: a change of one loss touches the runs
+that use that loss. A module that reads embedded data counts with all of that data.
 """
 
 import ast
@@ -11,16 +12,23 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from unlearn_lib.util import EMBEDDED, digest
+
 PACKAGE = Path(__file__).resolve().parent
-FINE = "unlearn_lib.unlearn.losses"
-APART = (FINE, "unlearn_lib.unlearn.methods")
+Function = Callable[..., Any] | None
+LOSSES = "unlearn_lib.unlearn.losses"
+APART = (LOSSES, "unlearn_lib.unlearn.methods")
 """Modules that are never taken whole: a run says which of their entries it uses."""
-Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def code_of(
-    *modules: str, functions: Iterable[Callable[..., Any] | None] = (), apart: str = ""
-) -> str:
+class _WithoutText(ast.NodeTransformer):
+    """Leaves out constants that stand alone as a statement: docstrings."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        return None if isinstance(node.value, ast.Constant) else node
+
+
+def code_of(*modules: str, functions: Iterable[Function] = (), apart: str = "") -> str:
     """Return the digest of modules, of all that they import from this package, and of functions.
 
     Args:
@@ -28,106 +36,73 @@ def code_of(
         functions: functions of the module of losses that are used besides.
         apart: modules whose names begin so are left out, since the stage does not run them.
     """
-    losses = {each.__name__ for each in functions if each is not None}
-    sources = {}
-    for name in sorted(_closure(tuple(modules), apart)):
-        sources[name] = _source(name)
-        losses |= _names_of_losses(name)
-    parts = [f"{name} {text}" for name, text in sources.items()]
-    parts += [f"{FINE} {text}" for text in _definitions(frozenset(losses))]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-@functools.cache
-def _tree(module: str) -> ast.Module:
-    tree = ast.parse(_file(module).read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, Documented):
-            node.body = [each for each in node.body if not _is_text(each)] or [ast.Pass()]
-    return tree
-
-
-def _is_text(node: ast.stmt) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
-
-
-@functools.cache
-def _source(module: str) -> str:
-    return ast.dump(_tree(module))
-
-
-def _file(module: str) -> Path:
-    path = PACKAGE.joinpath(*module.split(".")[1:])
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-
-
-@functools.cache
-def _closure(modules: tuple[str, ...], apart: str) -> frozenset[str]:
-    reached: set[str] = set()
-    waiting = list(modules)
-    while waiting:
-        module = waiting.pop()
-        skipped = module in APART or (apart and module.startswith(apart))
-        if module not in reached and not skipped:
-            reached.add(module)
-            waiting += _imports(module)
-    return frozenset(reached)
-
-
-@functools.cache
-def _imports(module: str) -> tuple[str, ...]:
-    """The modules of this package that a module imports, wherever the import stands."""
-    names = set()
-    for node in ast.walk(_tree(module)):
-        if isinstance(node, ast.Import):
-            names |= {each.name for each in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{each.name}" for each in node.names}
-    return tuple(sorted(n for n in names if n.startswith("unlearn_lib.") and _file(n).is_file()))
-
-
-@functools.cache
-def _names_of_losses(module: str) -> frozenset[str]:
-    """The losses that a module calls: `from ...losses import x`, or `losses.x`.
-
-    A loss that is only compared with (`loss is losses.npo`) is not called.
-    """
-    names: set[str] = set()
-    compared = {
-        id(each)
-        for node in ast.walk(_tree(module))
-        if isinstance(node, ast.Compare)
-        for each in node.comparators
-    }
-    for node in ast.walk(_tree(module)):
-        if id(node) in compared:
-            continue
-        if isinstance(node, ast.ImportFrom) and node.module == FINE:
-            names |= {each.name for each in node.names}
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            names |= {node.attr} if node.value.id == "losses" else set()
-    return frozenset(names)
-
-
-@functools.cache
-def _definitions(names: frozenset[str]) -> tuple[str, ...]:
-    """The definitions of some names of the module of losses, with all that they use of it."""
-    defined: dict[str, ast.stmt] = {}
-    for node in _tree(FINE).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            defined[node.name] = node
-        elif isinstance(node, ast.Assign):
-            defined |= {t.id: node for t in node.targets if isinstance(t, ast.Name)}
-    reached: set[str] = set()
-    waiting = [name for name in names if name in defined]
+    waiting = [*modules, *(f"{LOSSES}.{each.__name__}" for each in functions if each is not None)]
+    code: dict[str, str] = {}
     while waiting:
         name = waiting.pop()
-        if name not in reached:
-            reached.add(name)
-            used = {n.id for n in ast.walk(defined[name]) if isinstance(n, ast.Name)}
-            waiting += sorted(used & set(defined))
-    return tuple(ast.dump(defined[name]) for name in sorted(reached))
+        of_a_loss = name.startswith(f"{LOSSES}.")
+        left_out = name in APART or (apart and name.startswith(apart) and not of_a_loss)
+        if name not in code and not left_out:
+            code[name], used = _read(name)
+            waiting += used
+    return digest(code)
+
+
+def _tree(name: str) -> ast.AST:
+    """The code of a module, or of a definition of the module of losses; else an empty module."""
+    module, _, definition = name.rpartition(".")
+    nothing = ast.Module([], [])
+    if module == LOSSES:
+        return _definitions().get(definition, nothing)
+    path = PACKAGE.joinpath(*name.split(".")[1:])
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    if not path.is_file():
+        return nothing
+    return _WithoutText().visit(ast.parse(path.read_text(encoding="utf-8")))
+
+
+@functools.cache
+def _definitions() -> dict[str, ast.AST]:
+    """The functions, classes and constants of the module of losses, by name."""
+    definitions: dict[str, ast.AST] = {}
+    for node in ast.iter_child_nodes(_tree(LOSSES)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            definitions[node.name] = node
+        elif isinstance(node, ast.Assign):
+            definitions |= {each.id: node for each in node.targets if isinstance(each, ast.Name)}
+    return definitions
+
+
+@functools.cache
+def _embedded() -> str:
+    """The digest of the embedded data."""
+    files = sorted(path for path in EMBEDDED.rglob("*") if path.is_file())
+    return digest([(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files])
+
+
+@functools.cache
+def _read(name: str) -> tuple[str, frozenset[str]]:
+    """The code of a module, or of a definition of the module of losses, and what it uses of others.
+
+    It uses modules that it imports, wherever the import stands, and losses that it calls: from an
+    import of their names, as `losses.npo`, or in their own module by the name alone. A loss that
+    is only compared with (`loss is losses.npo`) is not called.
+    """
+    tree = _tree(name)
+    nodes = list(ast.walk(tree))
+    comparisons = [node for node in nodes if isinstance(node, ast.Compare)]
+    compared = {each for node in comparisons for each in node.comparators}
+    text, names = ast.dump(tree), set[str]()
+    for node in nodes:
+        match node:
+            case ast.Name(id="EMBEDDED", ctx=ast.Load()):
+                text += _embedded()
+            case ast.Import():
+                names |= {each.name for each in node.names}
+            case ast.ImportFrom():
+                names |= {f"{node.module}", *(f"{node.module}.{each.name}" for each in node.names)}
+            case ast.Attribute(value=ast.Name(id="losses")) if node not in compared:
+                names.add(f"{LOSSES}.{node.attr}")
+            case ast.Name() if name.startswith(f"{LOSSES}."):
+                names.add(f"{LOSSES}.{node.id}")
+    return text, frozenset(each for each in names if each.startswith("unlearn_lib."))

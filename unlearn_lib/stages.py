@@ -8,21 +8,20 @@ import functools
 import json
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from unlearn_lib import assets
 from unlearn_lib.assets import Asset
-from unlearn_lib.evaluation import Item, digest_of, single
 from unlearn_lib.guard.fit import fit_guard
 from unlearn_lib.guard.model import Guard
 from unlearn_lib.guard.search import zeroth_order
 from unlearn_lib.model import generate, scoring
 from unlearn_lib.model.loading import LanguageModel, load, load_chain, make_trainable, save
 from unlearn_lib.profile import Profile, load_profile
-from unlearn_lib.settings import MethodSettings
+from unlearn_lib.settings import MethodSettings, Settings
 from unlearn_lib.source import code_of
 from unlearn_lib.store import Run, RunStore, Spec
 from unlearn_lib.task_settings import ECO, PROMPTING
@@ -46,7 +45,8 @@ class Stages:
         profile: a loaded profile, or its name.
         task: `harm`, `book`, `authors`, `continual`, `people` or `science`.
         model: a hub id of the task's models; default the first.
-        seed: decides the rows of every step, the adapter's start and its dropout.
+        seed: decides the rows of every step, the adapter's start and its dropout; default the
+            profile's first.
     """
 
     def __init__(
@@ -68,19 +68,16 @@ class Stages:
         return find_method(settings.uses or name), settings
 
     @functools.cached_property
-    def _base(self) -> tuple[Asset, tuple[str, ...]]:
-        """The base model's files, and the keys of the runs that made it (profile smoke)."""
+    def _base(self) -> tuple[Asset, Chain]:
+        """The base model's files, and the run that made it (profile smoke)."""
         weights, settings = self.task.weights, self.settings.pretrain
         if settings is None:
             return weights, ()
         examples = self.task.pretraining()
         whole = self.model.model_copy(update={"lora": None, "quantization": "none"})
-        spec = self._spec(
-            "pretrain",
-            {"teach": settings.model_dump(mode="json")},
-            data={"weights": weights.sha256, "examples": digest_of(examples)},
-            code=code_of(*TRAINING),
-        )
+        data = {"weights": weights.sha256, "examples": digest(examples)}
+        reads = settings.model_dump(mode="json")
+        spec = Spec("pretrain", reads, data=data, code=code_of(*TRAINING))
 
         def compute(folder: Path) -> dict[str, Any]:
             model = load(weights, whole, self.profile.device)
@@ -89,7 +86,7 @@ class Stages:
             return _keep(model, outcome, folder)
 
         run = self.store.get(spec, compute)
-        return Asset(self.model.id, run.folder / "model", "run", run.key), (run.key,)
+        return Asset(self.model.id, run.folder / "model", "run", run.key), (run,)
 
     def taught(self, kind: str = TARGET, on_step: OnStep | None = None) -> Chain:
         """Teach the base model all of the task (`target`), or the retain set only.
@@ -99,20 +96,13 @@ class Stages:
         settings = getattr(self.settings, "teach", None)
         if settings is None or kind == BASE:
             return ()
-        asset, parents = self._base
         lessons = self.task.lessons(kind, self.seed)
         model_settings = self.model.model_copy(update={"lora": self.task.teach_lora})
-        spec = self._spec(
-            "teach",
-            {"teach": settings.model_dump(mode="json"), "seed": self.seed}
-            | {"model": model_settings.model_dump(mode="json")},
-            parents,
-            {"weights": asset.sha256, "lessons": digest([digest_of(each) for each in lessons])},
-            code_of(*TRAINING),
-        )
+        reads = {"teach": settings, "model": model_settings, "seed": self.seed}
+        spec = self._spec("teach", reads, (), {"lessons": digest(lessons)}, code_of(*TRAINING))
 
         def compute(folder: Path) -> dict[str, Any]:
-            model = load(asset, model_settings, self.profile.device)
+            model = load(self._base[0], model_settings, self.profile.device)
             make_trainable(model, model_settings, self.seed)
             outcome = self.task.teach(model, lessons, self.seed, folder, on_step)
             return _keep(model, outcome, folder)
@@ -127,39 +117,32 @@ class Stages:
             part: of the continual task; default: the last.
         """
         chain = self.taught() if self.task.starts_from == TARGET else ()
-        for each in self.task.parts[: self._parts_until(part)]:
+        last = self.task.parts.index(part or self.task.parts[-1])
+        for each in self.task.parts[: last + 1]:
             chain = (*chain, self._unlearn(name, chain, each, on_step))
         return chain
-
-    def _parts_until(self, part: str) -> int:
-        return self.task.parts.index(part) + 1 if part in self.task.parts else len(self.task.parts)
 
     def _unlearn(self, name: str, before: Chain, part: str, on_step: OnStep | None) -> Run:
         registered, settings = self._method(name)
         own = self._own_answers(registered, settings)
-        answers = own.read("answers.json") if own else None
-        pools = self.task.pools(registered, settings, part, answers)
+        pools = self.task.pools(registered, settings, part, own)
         method, steps = self.task.steps(registered, settings, pools, self.seed)
         chain = () if settings.start == "base" else before
         used = (method.forget, method.retain, method.keep, losses.gradient_descent)
+        trains = settings.model_dump(mode="json", exclude={"uses", "label", "checkpoint_every"})
         terms = {key: getattr(each, "__name__", each) for key, each in vars(method).items()}
-        leave_out = {"uses", "label", "checkpoint_every"}
-        spec = self._spec(
-            "unlearn",
-            {"method": settings.model_dump(mode="json", exclude=leave_out), "terms": terms}
-            | {"model": self.model.model_dump(mode="json"), "seed": self.seed},
-            tuple(run.key for run in chain) or self._base[1],
-            {"weights": self._base[0].sha256, "steps": _digest_of_steps(steps)},
-            code_of(*TRAINING, functions=used),
-        )
+        reads = {"method": trains, "terms": terms, "model": self.model, "seed": self.seed}
+        code = code_of(*TRAINING, functions=used)
+        spec = self._spec("unlearn", reads, chain, {"steps": digest(steps)}, code)
 
         def compute(folder: Path) -> dict[str, Any]:
-            model, drawn = self._to_train(chain, settings), steps
+            further = self.task.trains_further(settings)
+            model, drawn = self._load(chain, "trainable" if further else "merged"), steps
             if method.forget is losses.npo:
                 before_nll = scoring.answer_losses(model, pools.forget)[0].tolist()
                 scored = replace(pools, before=before_nll)
                 drawn = self.task.steps(registered, settings, scored, self.seed)[1]
-            if not self.task.trains_further(settings):
+            if not further:
                 make_trainable(model, self.model, self.seed)
             merged = settings.start == "merged" and method.retain is losses.forward_kl
             outcome = trainer.unlearn(
@@ -178,46 +161,41 @@ class Stages:
 
         return self.store.get(spec, compute, resumable=True)
 
-    def _to_train(self, chain: Chain, settings: MethodSettings) -> LanguageModel:
-        further = self.task.trains_further(settings)
-        return self._load(chain, "trainable" if further else "merged")
-
-    def _own_answers(self, method: Method, settings: MethodSettings) -> Run | None:
+    def _own_answers(self, method: Method, settings: MethodSettings) -> list[Any] | None:
         """The base model's own answers to the retain questions, where a method keeps them."""
         answer = self.task.own_answers(settings) if method.retain_answers == "own" else None
         if answer is None:
             return None
-        spec = self._spec(
-            "own_answers",
-            {"new_tokens": settings.own_tokens, "model": self._holding()},
-            self._base[1],
-            {"weights": self._base[0].sha256, "data": digest(self.settings.data)},
-            self._task_code(),
+        reads, data = {"new_tokens": settings.own_tokens}, {"data": digest(self.settings.data)}
+        return self._answered("own_answers", reads, data, self._task_code(), answer)
+
+    def _base_answers(self, prompts: Sequence[Sequence[int]]) -> list[str]:
+        """What the base model answers to prompts."""
+        settings = self.settings.evaluation
+        reads = settings.model_dump(include={"new_tokens", "batch_size"})
+        code = code_of("unlearn_lib.model.generate")
+        return self._answered(
+            "base_answers",
+            reads,
+            {"prompts": digest(prompts)},
+            code,
+            lambda model: generate.answers(model, prompts, **reads),
         )
+
+    def _answered(
+        self,
+        stage: str,
+        reads: dict[str, Any],
+        data: dict[str, str],
+        code: str,
+        answer: Callable[[LanguageModel], list[Any]],
+    ) -> list[Any]:
+        """What the base model answers, from the store where it was asked before."""
+        spec = self._spec(stage, reads | {"model": self._holding()}, (), data, code)
 
         def compute(folder: Path) -> dict[str, Any]:
             model = self._load(())
             write_text(folder / "answers.json", json.dumps(answer(model)))
-            return {"hardware": model.hardware}
-
-        return self.store.get(spec, compute)
-
-    def _base_answers(self, prompts: Sequence[Sequence[int]]) -> list[str]:
-        """What the base model answers to prompts, from the store where it was asked before."""
-        settings = self.settings.evaluation
-        asked = settings.model_dump(include={"new_tokens", "batch_size"})
-        spec = self._spec(
-            "base_answers",
-            asked | {"model": self._holding()},
-            self._base[1],
-            {"weights": self._base[0].sha256, "prompts": digest(prompts)},
-            code_of("unlearn_lib.model.generate"),
-        )
-
-        def compute(folder: Path) -> dict[str, Any]:
-            model = self._load(())
-            texts = generate.answers(model, prompts, settings.new_tokens, settings.batch_size)
-            write_text(folder / "answers.json", json.dumps(texts))
             return {"hardware": model.hardware}
 
         return self.store.get(spec, compute).read("answers.json")
@@ -228,10 +206,36 @@ class Stages:
         Returns:
             Two runs: the classifier with its threshold, and the guard with its strength.
         """
+        classifier = self._fitted()
+        settings, chain = self.settings.guards.eco, self.taught()
+        reads = {"corruption": settings.corruption, "strength": settings.strength}
+        reads |= {"search": settings.search, "seed": self.seed, "model": self._holding()}
+        data = {"data": digest(self.settings.data)}
+        code = self._task_code("unlearn_lib.guard.search")
+        runs = (classifier, *chain)
+        spec = self._spec("search", reads | self.task.reading(), runs, data, code)
+
+        def search(folder: Path) -> dict[str, Any]:
+            began = time.perf_counter()
+            model = self.load(TARGET)
+            guard = Guard.load(classifier.folder / "guard", self.task.name)
+            guard = replace(guard, corruption=settings.corruption, seed=self.seed)
+            strength, items = settings.strength, []
+            if strength is None:
+                best = zeroth_order(self.task.objective(model, guard), settings.search)
+                strength, items = best.strength, checks.search_items(best.steps)
+            guard = replace(guard, strength=strength)
+            behind(model, guard, self.task.frame).model.save_pretrained(folder / "guard")
+            return {"seconds": time.perf_counter() - began, "items": items}
+
+        return classifier, self.store.get(spec, search)
+
+    def _fitted(self) -> Run:
+        """The guard's classifier with its threshold; it knows no language model."""
         settings, prompts = self.settings.guards.eco, self.task.guard_prompts
         base = assets.find_model(settings.classifier.base)
         reads = {"classifier", "threshold", "false_positive_rate"}
-        fit_spec = self._spec(
+        spec = Spec(
             "fit_guard",
             settings.model_dump(mode="json", include=reads) | {"seed": self.seed},
             data={"base": base.sha256, "prompts": digest(vars(prompts))},
@@ -248,60 +252,30 @@ class Stages:
             items = checks.guard_items(guard, prompts.held_out_forget, prompts.held_out_retain)
             return {"seconds": seconds, "items": items}
 
-        classifier = self.store.get(fit_spec, fit)
-        chain = self.taught()
-        search_spec = self._spec(
-            "search",
-            settings.model_dump(mode="json", include={"corruption", "strength", "search"})
-            | {"seed": self.seed, "model": self._holding(), **self.task.reading()},
-            (classifier.key, *(run.key for run in chain), *self._base[1]),
-            {"weights": self._base[0].sha256, "data": digest(self.settings.data)},
-            self._task_code("unlearn_lib.guard.search"),
-        )
-
-        def search(folder: Path) -> dict[str, Any]:
-            began = time.perf_counter()
-            model = self.load(TARGET)
-            guard = Guard.load(classifier.folder / "guard", self.task.name)
-            guard = replace(guard, corruption=settings.corruption, seed=self.seed)
-            items: list[Item] = []
-            if settings.strength is None:
-                best = zeroth_order(self.task.objective(model, guard), settings.search)
-                guard = replace(guard, strength=best.strength)
-                items = [each for step in best.steps for each in _search_items(asdict(step))]
-            else:
-                guard = replace(guard, strength=settings.strength)
-            behind(model, guard, self.task.frame).model.save_pretrained(folder / "guard")
-            return {"seconds": time.perf_counter() - began, "items": items}
-
-        return classifier, self.store.get(search_spec, search)
+        return self.store.get(spec, fit)
 
     def chain(self, name: str, part: str = "") -> Chain:
         """The runs behind a model, by the name that it has in tables."""
-        if name in BEFORE or name == PROMPTING:
-            return self.taught(TARGET if name == PROMPTING else name)
+        if name in BEFORE:
+            return self.taught(name)
         if name == ECO:
             return (*self.taught(), *self.guarded())
-        return self.unlearned(name, part=part)
+        return self.taught() if name == PROMPTING else self.unlearned(name, part=part)
 
     def load(self, name: str, part: str = "") -> LanguageModel:
         """Load a model by the name that it has in tables."""
-        last: Any = self.task.last_adapter
-        if name in (ECO, PROMPTING):
-            model = self._load(self.taught(), last)
-            if name == PROMPTING:
-                return model
+        if name == ECO:
             guard = Guard.load(self.guarded()[-1].folder / "guard", self.task.name)
-            return behind(model, guard, self.task.frame)
+            return behind(self.load(TARGET), guard, self.task.frame)
         chain = self.chain(name, part)
         if name in self.settings.methods and self.settings.method(name).start != "merged":
             chain = self.task.loaded(chain)
-        return self._load(chain, last, self._asset(name))
+        return self._load(chain, self.task.last_adapter, self._asset(name))
 
     def _asset(self, name: str) -> Asset:
         """The weights that a model's chain begins with; a retain model may have its own."""
-        given = getattr(self.settings, "retain_models", {}).get(self.model.id)
-        return assets.find_model(given) if given and name == RETAIN_MODEL else self._base[0]
+        own = getattr(self.settings, "retain_models", {}).get(self.model.id)
+        return assets.find_model(own) if own and name == RETAIN_MODEL else self._base[0]
 
     def _load(
         self, chain: Chain, last: Any = "merged", asset: Asset | None = None
@@ -312,14 +286,13 @@ class Stages:
     # What identifies a run.
 
     def _spec(
-        self,
-        stage: str,
-        settings: dict[str, Any],
-        parents: tuple[str, ...] = (),
-        data: dict[str, str] | None = None,
-        code: str = "",
+        self, stage: str, reads: dict[str, Any], runs: Chain, data: dict[str, str], code: str
     ) -> Spec:
-        return Spec(stage, settings, parents, dict(data or {}), code)
+        """What identifies a run on the base model and other runs, whose keys become its parents."""
+        weights, made_by = self._base
+        settings = {key: _plain(value) for key, value in reads.items()}
+        parents = tuple(run.key for run in (*runs, *made_by))
+        return Spec(stage, settings, parents, {"weights": weights.sha256} | data, code)
 
     def _holding(self) -> dict[str, Any]:
         """The settings that decide how the weights are held while a model answers."""
@@ -337,22 +310,12 @@ class Stages:
         return settings.prefix.format(topic=self.task.topic) if name == PROMPTING else ""
 
 
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, Settings) else value
+
+
 def _keep(model: LanguageModel, outcome: trainer.Outcome, folder: Path) -> dict[str, Any]:
+    """Keep what was trained; return what it cost."""
+    trained = [each.numel() for each in model.model.parameters() if each.requires_grad]
     save(model.model, model.tokenizer, folder / "model")
-    return trainer.keep(outcome, folder)
-
-
-def _search_items(step: dict[str, Any]) -> list[Item]:
-    values = {
-        "search_strength": "strength",
-        "search_objective": "objective",
-        "model_calls": "calls",
-    }
-    return [
-        single(metric, step[key], "search", f"{step['step']:02d}") for metric, key in values.items()
-    ]
-
-
-def _digest_of_steps(steps: Sequence[Any]) -> str:
-    groups = ("forget", "mismatch", "keep", "retain")
-    return digest([[digest_of(getattr(step, name)) for name in groups] for step in steps])
+    return trainer.keep(outcome, folder) | {"parameters_changed": sum(trained)}

@@ -25,12 +25,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from unlearn_lib.util import ROOT, digest, write_text
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "numpy")
 LINUX_PEAK = Path("/proc/self/status")
+Compute = Callable[[Path], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,11 @@ class Run:
 
     key: str
     folder: Path
-    cached: bool
 
     @functools.cached_property
     def record(self) -> dict[str, Any]:
         """The run's `run.json`: its identity, and what its computation returned."""
-        return json.loads((self.folder / "run.json").read_text())
+        return self.read("run.json")
 
     @property
     def result(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class Run:
     @property
     def provenance(self) -> dict[str, Any]:
         """The run's `provenance.json`."""
-        return json.loads((self.folder / "provenance.json").read_text())
+        return self.read("provenance.json")
 
     def read(self, name: str) -> Any:
         """Return a JSON file of the run."""
@@ -94,14 +94,9 @@ class RunStore:
     def find(self, spec: Spec) -> Run | None:
         """Return a committed run, or None."""
         folder = self.folder / "runs" / spec.key
-        return Run(spec.key, folder, True) if (folder / "run.json").is_file() else None
+        return Run(spec.key, folder) if (folder / "run.json").is_file() else None
 
-    def get(
-        self,
-        spec: Spec,
-        compute: Callable[[Path], dict[str, Any]],
-        resumable: bool = False,
-    ) -> Run:
+    def get(self, spec: Spec, compute: Compute, resumable: bool = False) -> Run:
         """Return the run of a spec, computing it if it is not there.
 
         Args:
@@ -110,9 +105,7 @@ class RunStore:
         """
         return self.find(spec) or self._compute(spec, compute, resumable)
 
-    def _compute(
-        self, spec: Spec, compute: Callable[[Path], dict[str, Any]], resumable: bool
-    ) -> Run:
+    def _compute(self, spec: Spec, compute: Compute, resumable: bool) -> Run:
         partial = self.folder / "partial" / spec.key
         partial.parent.mkdir(parents=True, exist_ok=True)
         with _locked(partial.with_suffix(".lock"), spec.stage):
@@ -122,37 +115,35 @@ class RunStore:
             if not resumable:
                 shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(exist_ok=True)
+            began = time.time()
             with PeakMemory() as memory:
-                began = time.time()
                 result = compute(partial)
-                seconds = time.time() - began
-            self._write(partial, spec, result, seconds, memory.peak)
+            _write(partial, spec, result, time.time() - began, memory.peak)
             final = self.folder / "runs" / spec.key
             final.parent.mkdir(exist_ok=True)
             shutil.rmtree(final, ignore_errors=True)  # no run: `find` has just said so
             partial.rename(final)
-        return Run(spec.key, final, False)
-
-    @staticmethod
-    def _write(folder: Path, spec: Spec, result: dict[str, Any], seconds: float, peak: int) -> None:
-        record = {"key": spec.key, "stage": spec.stage, "settings": spec.settings}
-        record |= {"parents": spec.parents, "code": spec.code, "result": result}
-        origin = provenance()
-        origin |= {"data": spec.data, "seed": spec.settings.get("seed")}
-        origin |= {"hardware": result.get("hardware", {})}
-        origin |= {"wall_seconds": round(seconds, 3), "peak_memory_bytes": peak}
-        for name, content in (("provenance.json", origin), ("run.json", record)):
-            write_text(folder / name, json.dumps(content, indent=1, sort_keys=True) + "\n")
+        return Run(spec.key, final)
 
 
-def _locked(path: Path, stage: str) -> FileLock:
+def _write(folder: Path, spec: Spec, result: dict[str, Any], seconds: float, peak: int) -> None:
+    record = {"key": spec.key, "stage": spec.stage, "settings": spec.settings}
+    record |= {"parents": spec.parents, "code": spec.code, "result": result}
+    origin = provenance() | {"data": spec.data, "seed": spec.settings.get("seed")}
+    origin |= {"hardware": result.get("hardware", {})}
+    origin |= {"wall_seconds": round(seconds, 3), "peak_memory_bytes": peak}
+    for name, content in (("provenance.json", origin), ("run.json", record)):
+        write_text(folder / name, json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def _locked(path: Path, stage: str) -> AcquireReturnProxy:
+    """Take a lock for a `with` block; say so where another process holds it."""
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
-        lock.release()
+        return lock.acquire(timeout=0)
     except Timeout:
         print(f"Another process computes this run ({stage}); waiting for it.", file=sys.stderr)
-    return lock
+        return lock.acquire()
 
 
 class PeakMemory:
@@ -166,52 +157,42 @@ class PeakMemory:
 
     def __enter__(self) -> "PeakMemory":
         torch = sys.modules.get("torch")
-        self._gpu = torch is not None and torch.cuda.is_available()
+        self._gpu = torch.cuda if torch and torch.cuda.is_available() else None
         if self._gpu:
-            torch.cuda.reset_peak_memory_stats()  # type: ignore[union-attr]
+            self._gpu.reset_peak_memory_stats()
         else:
-            with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as reset:
-                reset.write("5")
+            with contextlib.suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5")
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._gpu:
-            self.peak = sys.modules["torch"].cuda.max_memory_allocated()
-            return
         unit = 1 if sys.platform == "darwin" else 1024
         self.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        if LINUX_PEAK.exists():
+        if self._gpu:
+            self.peak = self._gpu.max_memory_allocated()
+        elif LINUX_PEAK.exists():
             marks = re.findall(r"VmHWM:\s*(\d+) kB", LINUX_PEAK.read_text())
             self.peak = int(marks[0]) * 1024 if marks else self.peak
 
 
 @functools.cache
 def _git() -> dict[str, Any]:
-    def ask(*words: str) -> str:
-        try:
-            done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
-        except OSError:  # no git here
-            return ""
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    commit = ask("rev-parse", "HEAD")
-    return {"commit": commit or None, "dirty": bool(ask("status", "--porcelain")) or not commit}
+    ask = functools.partial(subprocess.check_output, cwd=ROOT, text=True, stderr=subprocess.DEVNULL)
+    try:
+        commit = ask(["git", "rev-parse", "HEAD"]).strip()
+        return {"commit": commit, "dirty": bool(ask(["git", "status", "--porcelain"]))}
+    except (OSError, subprocess.CalledProcessError):  # no git here, or no commit
+        return {"commit": None, "dirty": True}
 
 
 def provenance() -> dict[str, Any]:
     """Describe this process: code, environment and machine; no path, no user, no token."""
     lock = ROOT / "uv.lock"
-    versions: dict[str, str | None] = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
     return {
         "git": _git(),
         "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
         "python": platform.python_version(),
         "machine": {"system": platform.system(), "processor": platform.machine()}
         | {"cores": os.cpu_count()},
-        "versions": versions,
+        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
     }

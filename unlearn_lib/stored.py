@@ -13,7 +13,7 @@ import pandas as pd
 
 from unlearn_lib.profile import Profile
 from unlearn_lib.results import Items
-from unlearn_lib.store import provenance
+from unlearn_lib.store import Run, provenance
 from unlearn_lib.util import ROOT, CompanionError, slug, write_text
 
 NOTEBOOKS = {
@@ -75,10 +75,11 @@ class Stored:
         return self.folder / "figures" if own else ROOT / "figures" / self.folder.name
 
     @property
-    def texts(self) -> list[dict[str, Any]]:
-        """A few texts of each task and model, as columns; none of the committed results."""
+    def texts(self) -> list[tuple[str, str, pd.DataFrame]]:
+        """Task, model and a table of a few of its texts; none of the committed results."""
         path = self.folder / "texts.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        texts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        return [(each["task"], each["model"], pd.DataFrame(each["rows"])) for each in texts]
 
     @property
     def costs(self) -> pd.DataFrame:
@@ -148,40 +149,33 @@ def stored(profile: Profile) -> Stored:
                     f"and run `{profile.command}`."
                 ) from error
             return Stored(Items(frame), origin, where, folder)
-    raise CompanionError(
-        f"There are no results of profile {profile.name}; run `{profile.command}`."
-    )
+    raise CompanionError(f"Profile {profile.name} has no results; run `{profile.command}`.")
 
 
 def cost_table(folder: Path) -> pd.DataFrame:
     """A row per notebook and per run below a folder of results, with COST_COLUMNS."""
-    rows = [_notebook_cost(path) for path in sorted(folder.glob("logs/*.tsv"))]
-    rows += [_run_cost(path.parent) for path in sorted(folder.glob("runs/*/run.json"))]
+    rows = [_notebook_cost(path) for path in folder.glob("logs/*.tsv")]
+    runs = [path.parent for path in folder.glob("runs/*/run.json")]
+    rows += [_run_cost(Run(run.name, run)) for run in runs]
     table = pd.DataFrame(rows, columns=COST_COLUMNS)
     return table.sort_values(["kind", "name", "key"], ignore_index=True)
 
 
-def _notebook_cost(path: Path) -> dict[str, Any]:
+def _notebook_cost(path: Path) -> list[Any]:
+    """Of a notebook, from what Snakemake measured: COST_COLUMNS."""
     measured = pd.read_csv(path, sep="\t", na_values=["-"]).iloc[-1]
     seed = path.stem.rpartition("__s")[2] if "__s" in path.stem else ""
-    row = {"kind": "notebook", "name": path.stem, "key": "", "seed": seed, "commit": ""}
     memory = measured["max_rss"] * MEGABYTE
-    return row | {"seconds": measured["s"], "peak_memory_bytes": memory}
+    return ["notebook", path.stem, "", seed, measured["s"], memory, ""]
 
 
-def _run_cost(folder: Path) -> dict[str, Any]:
-    record = json.loads((folder / "run.json").read_text())
-    origin = json.loads((folder / "provenance.json").read_text())
-    git, seed = origin["git"], origin.get("seed")
-    return {
-        "kind": "run",
-        "name": record["stage"],
-        "key": record["key"],
-        "seed": "" if seed is None else str(seed),
-        "seconds": origin["wall_seconds"],
-        "peak_memory_bytes": origin["peak_memory_bytes"],
-        "commit": (git["commit"] or "") + ("+" if git["dirty"] else ""),
-    }
+def _run_cost(run: Run) -> list[Any]:
+    """Of a run: COST_COLUMNS."""
+    origin = run.provenance
+    seed = "" if origin["seed"] is None else str(origin["seed"])
+    measured = (origin["wall_seconds"], origin["peak_memory_bytes"])
+    commit = (origin["git"]["commit"] or "") + "+" * origin["git"]["dirty"]
+    return ["run", run.record["stage"], run.key, seed, *measured, commit]
 
 
 def status(profile: Profile) -> str:

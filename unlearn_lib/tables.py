@@ -13,18 +13,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import pandas as pd
 
+from unlearn_lib import profile
 from unlearn_lib.results import Estimate, Items, Metric, estimate, metric_of
 from unlearn_lib.util import CompanionError, nearest, write_text
 
 Names = Mapping[str, str]
 Reported: TypeAlias = pd.DataFrame | None
 DEGENERATE_LIMIT = 0.10
-NAMES = {"base": "base model", "target": "target (taught)", "retain_model": "retain model"}
-NAMES |= {"eco": "ECO (guard)", "prompting": "prompting"}
+NAMES = {**profile.NAMES, "eco": "ECO (guard)", "prompting": "prompting"}
 TASKS = {"harm": "Harmful prompts", "book": "Book", "authors": "Fictitious authors"}
 TASKS |= {"continual": "Continual", "people": "Real people", "science": "Multiple choice"}
 PARTS, ATTACKS, SIZES = r"\d", r"[a-z][a-z ]*", r"\d+ parameters"
@@ -47,6 +47,12 @@ class Column:
     split: str | None = None
     relative: bool = False
 
+    @classmethod
+    def parsed(cls, text: str, **settings: Any) -> list[Self]:
+        """Return columns of `metric`, `metric@split`, `metric@split/base` (then relative)."""
+        names = re.findall(r"(\w+)@?(\w*)/?(\w*)", text)
+        return [cls(name, split or None, bool(base), **settings) for name, split, base in names]
+
     @property
     def entry(self) -> Metric:
         """The catalogue's entry."""
@@ -68,14 +74,16 @@ class Column:
         """Estimate it in the unit in which it is shown; `where` as for `estimate`."""
         where = {"split": self.split, **where}
         number = estimate(items, self.metric, **where)
-        base = (
-            estimate(items, self.metric, **{**where, "method": "base"}) if self.relative else None
-        )
-        factor = 1 / base.value if base else 100 if self.percent else 1
+        base = estimate(items, self.metric, **where | {"method": "base"}) if self.relative else None
         if number is None or math.isnan(number.value) or self.relative and base is None:
             return None
-        ends = (factor * number.value, factor * number.low, factor * number.high)
-        return Estimate(*ends, number.n, number.seeds)
+        return self.shown(number, base.value if base else 1)
+
+    def shown(self, number: Estimate, base: float = 1) -> Estimate:
+        """Return a number in the unit in which it is shown: rates in per cent."""
+        factor = (100 if self.percent else 1) / base
+        value, low, high = (factor * end for end in (number.value, number.low, number.high))
+        return Estimate(value, low, high, number.n, number.seeds)
 
     def text(self, number: Estimate | None) -> str:
         """Print a number as `36.0 [28.1, 44.3]`; without an interval its value; None as ''."""
@@ -86,10 +94,14 @@ class Column:
         value, low, high = (f"{x:z{style}}" for x in (number.value, number.low, number.high))
         return value if math.isnan(number.low) else f"{value} [{low}, {high}]"
 
+    def size(self, value: float) -> str:
+        """Print an effect in the metric's own unit, 0.05, as `5 points` (of a rate) or `0.05`."""
+        return f"{100 * value:.3g} points" if self.percent else f"{value:.3g}"
 
-def title_of(task: str) -> str:
-    """What a task is called; its name where it has no other."""
-    return TASKS.get(task, task)
+    def words(self, number: Estimate) -> str:
+        """Print a number as `36.0 [28.1, 44.3] (n 64, 3 seeds)`."""
+        seeds = f", {number.seeds} seeds" if number.seeds > 1 else ""
+        return f"{self.text(number)} (n {number.n}{seeds})"
 
 
 @functools.cache
@@ -102,10 +114,16 @@ def broken(items: Items, task: str, method: str, model: str, condition: str = ""
     where = {"task": task, "method": method, "model": model, "condition": condition}
     splits = items.frame["split"].unique()
     shares = [estimate(items, "degenerate_share", split=split, **where) for split in splits]
-    known = [share.value for share in shares if share is not None]
+    known = [share.value for share in shares if share]
     if condition and not known:
         return broken(items, task, method, model)
     return max(known, default=0) > DEGENERATE_LIMIT
+
+
+def commit_of(origin: Mapping[str, Any], digits: int = 10) -> str:
+    """Return the start of the commit that computed results, with `+` where files were changed."""
+    git = origin.get("git") or {}
+    return str(git.get("commit") or "unknown")[:digits] + "+" * bool(git.get("dirty"))
 
 
 def methods_of(items: Items, labels: Names, **where: Any) -> dict[str, str]:
@@ -139,12 +157,6 @@ class Table:
     metrics: str
     conditions: str | None = None
 
-    @property
-    def columns(self) -> list[Column]:
-        """The columns; `/base` makes one relative."""
-        parts = [re.split("[@/]", each) for each in self.metrics.split()]
-        return [Column(p[0], p[1] if p[1:] else None, len(p) > 2) for p in parts]
-
 
 def build(name: str, items: Items, labels: Names, reported: Reported = None) -> pd.DataFrame:
     """Return a table as text, ours and then what others report; its notes in `attrs["notes"]`.
@@ -156,7 +168,7 @@ def build(name: str, items: Items, labels: Names, reported: Reported = None) -> 
     """
     if name not in TABLES:
         raise CompanionError(f"There is no table '{name}'{nearest(name, TABLES)}.")
-    table, columns, rows = TABLES[name], TABLES[name].columns, []
+    table, columns, rows = TABLES[name], Column.parsed(TABLES[name].metrics), list[Names]()
     for task in table.tasks.split():
         for model in models_of(items, task):
             for condition in conditions_of(items, task, table.conditions):
@@ -168,8 +180,8 @@ def build(name: str, items: Items, labels: Names, reported: Reported = None) -> 
         rows += _reported(others, columns, {**NAMES, **labels})
     order = ["Source", "Model", "Task", "Condition", "Method"]
     order += [*(column.heading for column in columns), "n", "Seeds", "Place"]
-    frame = pd.DataFrame(rows, columns=order).fillna("")
-    frame = frame[[each for each in order if (frame[each] != "").any()]]
+    frame = pd.DataFrame(rows, columns=order).fillna("").replace({"Task": TASKS})
+    frame = frame.loc[:, (frame != "").any()]
     definitions = [f"{column.heading}: {column.entry.definition}" for column in columns]
     frame.attrs["notes"] = [INTERVALS, DAGGER, *definitions]
     return frame
@@ -177,17 +189,13 @@ def build(name: str, items: Items, labels: Names, reported: Reported = None) -> 
 
 def _row(items: Items, columns: Sequence[Column], label: str, **where: str) -> list[Names]:
     numbers = {column: column.read(items, **where) for column in columns}
-    first = next((number for number in numbers.values() if number is not None), None)
-    if first is None:
+    known = [number for number in numbers.values() if number]
+    if not known:
         return []
-    row = {
-        "Source": "ours",
-        "Model": where["model"],
-        "Task": title_of(where["task"]),
-    }
-    row |= {"Condition": where["condition"], "Method": label + " †" * broken(items, **where)}
+    row = {"Source": "ours", "Method": label + " †" * broken(items, **where)}
+    row |= {name.capitalize(): where[name] for name in ("model", "task", "condition")}
     row |= {column.heading: column.text(number) for column, number in numbers.items()}
-    return [row | {"n": str(first.n), "Seeds": str(first.seeds)}]
+    return [row | {"n": str(known[0].n), "Seeds": str(known[0].seeds)}]
 
 
 def _reported(others: pd.DataFrame, columns: Sequence[Column], names: Names) -> list[Names]:
@@ -196,13 +204,9 @@ def _reported(others: pd.DataFrame, columns: Sequence[Column], names: Names) -> 
         known = [c for c in columns if c.metric == each.metric and not c.relative]
         known = [c for c in known if each.split in ("", "all", c.split, *c.entry.splits)]
         if known:
-            row = {
-                "Source": each.source,
-                "Model": each.model,
-                "Task": title_of(each.task),
-            }
-            place = "; ".join(filter(None, [each.place, getattr(each, "note", "")]))
-            row |= {"Method": names.get(each.method, each.method), "Place": place}
+            row = {"Source": each.source, "Model": each.model, "Task": each.task}
+            row["Method"] = names.get(each.method, each.method)
+            row["Place"] = "; ".join(filter(None, [each.place, getattr(each, "note", "")]))
             rows.setdefault(tuple(row.values()), row)[known[0].heading] = f"{float(each.value):g}"
     return list(rows.values())
 
@@ -216,12 +220,11 @@ def to_latex(frame: pd.DataFrame) -> str:
     return f"% needs array, booktabs, longtable\n{{\\scriptsize\n{body}\n{notes}\n\n}}\n"
 
 
-def write_all(items: Items, folder: Path, labels: Names, reported: Reported = None) -> list[Path]:
-    """Write every table that has rows of ours as CSV, Markdown, LaTeX and HTML; return the paths.
+def write_all(items: Items, folder: Path, labels: Names, reported: Reported = None) -> None:
+    """Write every table that has rows of ours as CSV, Markdown, LaTeX and HTML.
 
     Arguments as for `build`. The same items give the same bytes.
     """
-    paths = []
     for name in TABLES:
         frame = build(name, items, labels, reported)
         if frame.empty:
@@ -232,9 +235,7 @@ def write_all(items: Items, folder: Path, labels: Names, reported: Reported = No
         texts = {"csv": frame.to_csv(index=False, lineterminator="\n"), "tex": to_latex(frame)}
         texts |= {"md": "\n\n".join(markdown) + "\n", "html": "\n".join(page) + "\n"}
         for end, content in texts.items():
-            paths.append(folder / f"{name}.{end}")
-            write_text(paths[-1], content)
-    return paths
+            write_text(folder / f"{name}.{end}", content)
 
 
 HARMFUL = """harmful_rate harmful_rate_length_matched effectiveness similarity_original@retain

@@ -7,7 +7,7 @@ classifier.save(folder); TextClassifier.load(folder)
 
 import tempfile
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+import transformers as hf
 from numpy.typing import ArrayLike
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PrinterCallback,
-    Trainer,
-    TrainingArguments,
-    set_seed,
-)
 
 from unlearn_lib.settings import TextClassifierSettings
 from unlearn_lib.util import CompanionError
 
 MULTI_LABEL = "multi_label_classification"
+Rows = list[dict[str, list[int]]]
+"""Token ids and masks of texts, unpadded, by the names that a tokenizer gives them."""
 ECO_OPTIMISER = {
     "lr_scheduler_type": "cosine",
     "adam_beta2": 0.98,
@@ -91,24 +86,22 @@ class TextClassifier:
         """
         targets = np.asarray(truth, dtype=bool)
         multi_label = targets.ndim == 2
-        set_seed(seed)
+        hf.set_seed(seed)
         outputs = targets.shape[1] if multi_label else 2
         problem = MULTI_LABEL if multi_label else "single_label_classification"
-        model, tokenizer, _ = _pretrained(
-            pretrained, ignore_mismatched_sizes=True, problem_type=problem, num_labels=outputs
-        )
-        positions = min(model.config.max_position_embeddings, tokenizer.model_max_length)
-        if settings.maximum_length > positions:
+        head = {"problem_type": problem, "num_labels": outputs, "ignore_mismatched_sizes": True}
+        model, tokenizer = load_classifier(pretrained, **head)
+        if settings.maximum_length > tokenizer.model_max_length:
             raise CompanionError(
                 f"The text classifier's maximum_length is {settings.maximum_length} tokens, but "
-                f"its base reads only {positions}: lower it."
+                f"its base reads only {tokenizer.model_max_length}: lower it."
             )
         classifier = cls(model, tokenizer, settings)
         windows, owners = classifier.windows(texts)
         labels = targets[owners].astype(np.float32 if multi_label else np.int64)
         rows = [{**window, "labels": row} for window, row in zip(windows, labels.tolist())]
         with tempfile.TemporaryDirectory() as scratch:
-            arguments = TrainingArguments(
+            arguments = hf.TrainingArguments(
                 output_dir=scratch,
                 num_train_epochs=settings.epochs,
                 learning_rate=settings.learning_rate,
@@ -126,8 +119,8 @@ class TextClassifier:
             )
             loss = None if multi_label else class_weighted_loss(labels)
             inputs = {"train_dataset": rows, "processing_class": tokenizer}
-            trainer = Trainer(model, arguments, compute_loss_func=loss, **inputs)
-            trainer.remove_callback(PrinterCallback)
+            trainer = hf.Trainer(model, arguments, compute_loss_func=loss, **inputs)
+            trainer.remove_callback(hf.PrinterCallback)
             final = trainer.train().training_loss
         if not np.isfinite(final):
             raise CompanionError(
@@ -142,6 +135,8 @@ class TextClassifier:
         It is the second class's softmax or the highest sigmoid; of several windows the highest
         counts. The texts of a batch change each other by rounding only, about 1e-7.
         """
+        if not len(texts):
+            return np.zeros(0)
         windows, owners = self.windows(texts)
         logits = forward(self.model, self.tokenizer, windows, self.settings.batch_size)
         multi_label = self.model.config.problem_type == MULTI_LABEL
@@ -150,18 +145,14 @@ class TextClassifier:
         np.maximum.at(highest, owners, scores.numpy())
         return highest
 
-    def windows(self, texts: Sequence[str]) -> tuple[list[dict[str, list[int]]], list[int]]:
+    def windows(self, texts: Sequence[str]) -> tuple[Rows, list[int]]:
         """Return each window's token ids and masks, unpadded, and the row of its text."""
-        if not len(texts):
-            return [], []
         limit = self.settings.maximum_length
         stride = (limit - self.tokenizer.num_special_tokens_to_add()) // 2
-        options = {"truncation": True, "max_length": limit, "stride": stride}
-        encoding = self.tokenizer(
-            list(map(plain, texts)), return_overflowing_tokens=True, **options
-        )
+        options = {"max_length": limit, "stride": stride, "return_overflowing_tokens": True}
+        encoding = self.tokenizer(list(map(plain, texts)), truncation=True, **options)
         owners = encoding.pop("overflow_to_sample_mapping")
-        return rows_of(encoding), list(owners)
+        return rows_of(encoding), owners
 
     def save(self, folder: Path) -> None:
         """Write safetensors and JSON into a folder, which is created if need be."""
@@ -171,8 +162,8 @@ class TextClassifier:
 
     @classmethod
     def load(cls, folder: Path) -> "TextClassifier":
-        """Load what `save` wrote; errors as `load_trained` raises them."""
-        model, tokenizer = load_trained(folder)
+        """Load what `save` wrote; errors as `load_classifier` raises them."""
+        model, tokenizer = load_classifier(folder)
         return cls(model, tokenizer, TextClassifierSettings(**model.config.training))
 
 
@@ -199,48 +190,50 @@ def class_weighted_loss(truth: np.ndarray) -> Callable[..., torch.Tensor]:
     return loss
 
 
-def rows_of(encoding: Any) -> list[dict[str, list[int]]]:
-    """Return a tokenizer's output row by row, unpadded."""
+def rows_of(encoding: Any) -> Rows:
+    """Return a tokenizer's output row by row."""
     return [dict(zip(encoding, row)) for row in zip(*encoding.values())]
 
 
-def forward(
-    model: Any, tokenizer: Any, rows: Sequence[Mapping[str, list[int]]], batch_size: int
-) -> torch.Tensor:
-    """Return the outputs of a sequence classifier for unpadded rows: float64 [n, outputs], CPU."""
+@torch.inference_mode()
+def forward(model: Any, tokenizer: Any, rows: Rows, batch_size: int) -> torch.Tensor:
+    """Return the outputs of a sequence classifier for each row: float64 [n, outputs], CPU."""
     logits = torch.zeros((len(rows), model.config.num_labels), dtype=torch.float64)
-    order = np.argsort([len(row["input_ids"]) for row in rows], kind="stable")
+    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
     model.eval()
-    for start in range(0, len(order), batch_size):
-        places = order[start : start + batch_size]
+    for places in lengths.argsort(stable=True).split(batch_size):
         batch = tokenizer.pad([rows[place] for place in places], return_tensors="pt")
-        with torch.inference_mode():
-            logits[places] = model(**batch.to(model.device)).logits.double().cpu()
+        logits[places] = model(**batch.to(model.device)).logits.double().cpu()
     return logits
 
 
-def load_trained(folder: Path) -> tuple[Any, Any]:
-    """Return the model and tokenizer of a trained sequence classifier, in float32.
+def load_classifier(
+    folder: Path, loader: Any = hf.AutoModelForSequenceClassification, **head: Any
+) -> tuple[Any, Any]:
+    """Return the model of a local folder, in float32, and its tokenizer.
 
-    Nothing is fetched and no code in the folder is run.
+    Nothing is fetched and no code in the folder is run. The tokenizer's `model_max_length` is at
+    most the model's number of positions.
+
+    Args:
+        loader: a class of transformers.
+        head: configuration of a new head, which is then drawn where the folder lacks it; none: the
+            folder's own head, trained.
 
     Raises:
         CompanionError: no such model, damaged weights, or a head that was never trained.
     """
-    try:
-        model, tokenizer, new = _pretrained(folder)
-        if new:
-            raise ValueError(f"its weights lack {', '.join(sorted(new))}")
-    except Exception as error:  # json, safetensors and transformers each raise their own kinds
-        raise CompanionError(f"{folder} holds no trained text classifier ({error!r}).") from error
-    return model, tokenizer
-
-
-def _pretrained(folder: Path, **head: Any) -> tuple[Any, Any, set[str]]:
-    """Return model, tokenizer, and the names of weights that the folder lacks: drawn anew."""
     local = {"local_files_only": True, "trust_remote_code": False}
-    model, report = AutoModelForSequenceClassification.from_pretrained(
-        folder, output_loading_info=True, dtype=torch.float32, **local, **head
-    )
-    new = {*report["missing_keys"], *(mismatch[0] for mismatch in report["mismatched_keys"])}
-    return model, AutoTokenizer.from_pretrained(folder, **local), new
+    try:
+        model, report = loader.from_pretrained(
+            folder, output_loading_info=True, dtype=torch.float32, **local, **head
+        )
+        tokenizer = hf.AutoTokenizer.from_pretrained(folder, **local)
+        if report["missing_keys"] and not head:
+            raise ValueError(f"its weights lack {', '.join(sorted(report['missing_keys']))}")
+    except Exception as error:  # json, safetensors and transformers each raise their own kinds
+        reason = f"{folder} holds no trained model that {loader.__name__} can load ({error!r})."
+        raise CompanionError(reason) from error
+    positions = model.config.max_position_embeddings
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
+    return model, tokenizer

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
     match = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return f" (did you mean '{match[0]}'?)" if match else f" (known: {', '.join(names)})"
+
+
+def entry_of(table: Mapping[str, Any], name: str, problem: str) -> Any:
+    """Return a table's entry; refuse an unknown name with the nearest known one.
+
+    Args:
+        problem: what the sentence says before the name, such as `There is no method`.
+    """
+    if name not in table:
+        raise CompanionError(f"{problem} '{name}'{nearest(name, table)}.")
+    return table[name]
 
 
 def write_text(path: Path, text: str) -> None:

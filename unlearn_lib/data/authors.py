@@ -9,25 +9,22 @@ An author is a function of (seed, index): a bigger set starts with the smaller o
 more questions keeps those that were there.
 """
 
-import csv
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
+from itertools import cycle, islice, product
 from string import Formatter
 
 import numpy as np
 
-from unlearn_lib.data.questions import Question, Questions
-from unlearn_lib.util import EMBEDDED, CompanionError
+from unlearn_lib.data.draws import Random, one, shuffled
+from unlearn_lib.data.questions import Question, Questions, read_pools
+from unlearn_lib.util import CompanionError
 
-POOLS = EMBEDDED / "author_pools.csv"
-ATTRIBUTES = tuple(
-    """birth_city birth_year genre father_occupation mother_occupation first_book second_book award
-    mentor earlier_job theme home_city first_book_year award_year""".split()
-)
-SOUNDS = ("north", "vale", "south", "east", "coast", "monsoon")
+TEXTS = read_pools("author_pools.csv")
+ATTRIBUTES = tuple(pool for pool, kind in TEXTS if kind == "question")
+SOUNDS = tuple(pool for pool, kind in TEXTS if kind == "given")
+"""What is told of an author, and the families of sound of names, in the order of the file."""
 WRONG_ANSWERS = 5
 
 DRAWN = {
@@ -45,9 +42,6 @@ YEARS = {
 }
 """Each year is counted from the one before it, so that their order is that of a life."""
 
-Random = np.random.Generator
-Options = dict[str, Sequence[str]]
-
 
 @dataclass(frozen=True)
 class Author:
@@ -62,7 +56,7 @@ class Author:
 
     name: str
     attributes: dict[str, str]
-    questions: Questions = ()
+    questions: Questions
 
 
 def write_authors(count: int, seed: int, questions: int = 10) -> tuple[Author, ...]:
@@ -80,63 +74,62 @@ def write_authors(count: int, seed: int, questions: int = 10) -> tuple[Author, .
     Raises:
         CompanionError: more authors or questions than the pools give.
     """
-    names, titles = _names(seed), _titles()
+    names = _names(seed)
     if count > len(names) or questions > len(ATTRIBUTES):
         raise CompanionError(
             f"There are parts for {len(names)} authors and {len(ATTRIBUTES)} questions about each, "
             f"not for {count} and {questions}; ask for fewer."
         )
-    order = np.random.default_rng(seed).permutation(len(titles))
+    titles = shuffled(np.random.default_rng(seed), _titles())
     authors = []
     for index, name in enumerate(names[:count]):
         random = np.random.default_rng((seed, index + 1))
-        books = [titles[place] for place in order[2 * index : 2 * index + 2]]
-        facts, options = _draw_facts(books, _mentors(index % len(SOUNDS)), random)
-        author = Author(name, {key: facts[key] for key in ATTRIBUTES})
-        asked = [_ask(author, key, options[key], random) for key in ATTRIBUTES[:questions]]
-        authors.append(replace(author, questions=tuple(asked)))
+        mentors = _mentors(index % len(SOUNDS))
+        facts, options = _draw_facts(titles[2 * index : 2 * index + 2], mentors, random)
+        asked = [_ask(name, facts, key, options[key], random) for key in ATTRIBUTES[:questions]]
+        authors.append(Author(name, facts, tuple(asked)))
     return tuple(authors)
 
 
 def phrasings(author: Author) -> tuple[tuple[str, ...], ...]:
     """Return every phrasing of each question about an author, in the order of `ATTRIBUTES`."""
     return tuple(
-        tuple(_fill(text, author.name, value) for text in _texts()[attribute, "question"])
+        tuple(_fill(text, author.name, value) for text in TEXTS[attribute, "question"])
         for attribute, value in author.attributes.items()
     )
 
 
 def _draw_facts(
     books: list[str], mentors: list[str], random: Random
-) -> tuple[dict[str, str], Options]:
+) -> tuple[dict[str, str], dict[str, list[str]]]:
     """Draw a value for every attribute; return them, and what each could have been."""
-    mentor = mentors[int(random.integers(len(mentors)))]
-    facts = {"first_book": books[0], "second_book": books[1], "mentor": mentor}
-    options: Options = {"first_book": _titles(), "second_book": _titles(), "mentor": mentors}
+    facts = {"first_book": books[0], "second_book": books[1], "mentor": one(random, mentors)}
+    options = {"first_book": _titles(), "second_book": _titles(), "mentor": mentors}
     for pool, attributes in DRAWN.items():
-        values = _texts()[pool, "value"]
-        for attribute, place in zip(attributes, random.permutation(len(values))):
-            facts[attribute], options[attribute] = values[place], values
+        values = TEXTS[pool, "value"]
+        facts |= dict(zip(attributes, shuffled(random, values)))
+        options |= dict.fromkeys(attributes, values)
     year = 0
     for attribute, years in YEARS.items():
         options[attribute] = [str(year + later) for later in years]
         year += int(random.choice(years))
         facts[attribute] = str(year)
-    return facts, options
+    return {key: facts[key] for key in ATTRIBUTES}, options
 
 
-def _ask(author: Author, attribute: str, options: Sequence[str], random: Random) -> Question:
+def _ask(
+    name: str, facts: Mapping[str, str], attribute: str, options: Sequence[str], random: Random
+) -> Question:
     """Draw the words of one question, then its wrong answers."""
-    name, value, known = author.name, author.attributes[attribute], author.attributes.values()
-    wordings = (_texts()[attribute, kind] for kind in ("question", "answer", "paraphrase"))
-    question, answer, paraphrase = (texts[random.integers(len(texts))] for texts in wordings)
-    shuffled = (options[place] for place in random.permutation(len(options)))
-    others = [option for option in shuffled if option not in known][:WRONG_ANSWERS]
+    value, known = facts[attribute], set(facts.values())
+    kinds = ("question", "answer", "paraphrase")
+    question, answer, paraphrase = (one(random, TEXTS[attribute, kind]) for kind in kinds)
+    others = [option for option in shuffled(random, options) if option not in known]
     return Question(
         question=_fill(question, name, value),
         answer=_fill(answer, name, value),
+        perturbed_answer=tuple(_fill(paraphrase, name, each) for each in others[:WRONG_ANSWERS]),
         paraphrased_answer=_fill(paraphrase, name, value),
-        perturbed_answer=tuple(_fill(paraphrase, name, other) for other in others),
         subject=name,
         short=value,
     )
@@ -145,21 +138,9 @@ def _ask(author: Author, attribute: str, options: Sequence[str], random: Random)
 def _fill(phrasing: str, name: str, value: str) -> str:
     """Put name and value into a phrasing; `{title}` is the value in quotes, `{a}` its article."""
     article = "an" if value[0].lower() in "aeiou" else "a"
-    text = phrasing.format(
-        name=name, surname=name.split()[-1], value=value, title=f'"{value}"', a=article
-    )
+    gaps = {"name": name, "surname": name.split()[-1], "value": value, "title": f'"{value}"'}
+    text = phrasing.format(**gaps, a=article)
     return text[0].upper() + text[1:]
-
-
-@lru_cache(maxsize=1)
-def _texts() -> dict[tuple[str, str], list[str]]:
-    """Return the table of parts, by pool and kind; its first line is a comment."""
-    texts = defaultdict(list)
-    with POOLS.open(encoding="utf-8", newline="") as lines:
-        next(lines)
-        for row in csv.DictReader(lines):
-            texts[row["pool"], row["kind"]].append(row["text"])
-    return dict(texts)
 
 
 def _names(seed: int) -> list[str]:
@@ -169,20 +150,19 @@ def _names(seed: int) -> list[str]:
     at once meets every pair once, and neighbours share neither.
     """
     generator = np.random.default_rng((seed, 0, 1))
-    pairs = []
+    names = []
     for sound in SOUNDS:
-        first = generator.permutation(_texts()[sound, "given"]).tolist()
-        last = generator.permutation(_texts()[sound, "family"]).tolist()
-        turns = range(len(first) * len(last))
-        pairs.append([f"{first[i % len(first)]} {last[i % len(last)]}" for i in turns])
-    return [name for turn in zip(*pairs) for name in turn]
+        first, last = (shuffled(generator, TEXTS[sound, kind]) for kind in ("given", "family"))
+        pairs = islice(zip(cycle(first), cycle(last)), len(first) * len(last))
+        names.append([" ".join(pair) for pair in pairs])
+    return [name for turn in zip(*names) for name in turn]
 
 
 @lru_cache(maxsize=len(SOUNDS))
 def _mentors(sound: int) -> list[str]:
     """Return names for the mentors of a sound's authors: of two other sounds, so no author's."""
     first, last = (SOUNDS[(sound + step) % len(SOUNDS)] for step in (1, 2))
-    pairs = product(_texts()[first, "given"], _texts()[last, "family"])
+    pairs = product(TEXTS[first, "given"], TEXTS[last, "family"])
     return [" ".join(pair) for pair in pairs]
 
 
@@ -190,8 +170,8 @@ def _mentors(sound: int) -> list[str]:
 def _titles() -> list[str]:
     """Return every title that the patterns give."""
     titles: list[str] = []
-    for pattern in _texts()["title", "pattern"]:
+    for pattern in TEXTS["title", "pattern"]:
         fields = [field for _, field, _, _ in Formatter().parse(pattern) if field]
-        words = product(*(_texts()["title", field] for field in fields))
+        words = product(*(TEXTS["title", field] for field in fields))
         titles += (pattern.format(**dict(zip(fields, group))) for group in words)
     return titles

@@ -11,13 +11,13 @@ damage.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
+from unlearn_lib.data.draws import shuffled
 from unlearn_lib.data.harm import normal_questions
 from unlearn_lib.data.prose import load_prose
-from unlearn_lib.data.questions import words_of
+from unlearn_lib.data.questions import runs_of
 from unlearn_lib.data.reading import BookText, Chapter, read_book
 from unlearn_lib.settings import BookData
 from unlearn_lib.util import EMBEDDED, CompanionError
@@ -26,7 +26,6 @@ SAGA = EMBEDDED / "saga.txt"
 PARTS = ("forget", "retain", "holdout")
 RUN_WORDS = 13  # as is common in checks for contamination
 Chapters = tuple[Chapter, ...]
-Texts = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -35,25 +34,21 @@ class BookSplits:
 
     Attributes:
         book: the whole book.
-        forget, retained, holdout: chapters in the book's order: taught and to be forgotten,
-            taught and to be retained, never taught.
+        parts: chapters in the book's order, by part: taught and to be forgotten, taught and to be
+            retained, never taught (`holdout`).
         prose, held_out_prose: prose to train on, and to measure on.
         questions: ordinary questions in a seeded order; none where normal prompts are prose.
-        sha256: of the sources.
     """
 
     book: BookText
-    forget: Chapters
-    retained: Chapters
-    holdout: Chapters
-    prose: Texts
-    held_out_prose: Texts
-    questions: Texts
-    sha256: dict[str, str]
+    parts: dict[str, Chapters]
+    prose: list[str]
+    held_out_prose: list[str]
+    questions: list[str]
 
     def chapters(self, part: str) -> Chapters:
         """Return the chapters of one of PARTS."""
-        return {"forget": self.forget, "retain": self.retained, "holdout": self.holdout}[part]
+        return self.parts[part]
 
 
 def load(settings: BookData) -> BookSplits:
@@ -64,25 +59,23 @@ def load(settings: BookData) -> BookSplits:
             not found or too little, or prose that contains the book.
     """
     book = read_book(settings.file or SAGA)
-    prose, prose_sha256 = load_prose(settings.retain, settings.prose_rows)
+    prose = load_prose(settings.retain, settings.prose_rows)
     refuse_overlap([chapter.text for chapter in book.chapters], prose)
-    texts = _shuffled(prose, settings.split_seed)
+    texts = shuffled(np.random.default_rng(settings.split_seed), prose)
     held_out = settings.normal_prompts or max(1, len(texts) // 4)
     if held_out >= len(texts):
         raise CompanionError(
             f"normal_prompts {held_out} leaves none of {len(texts)} texts to train."
         )
     train = texts[held_out:][: settings.retain_rows]
-    sha256 = {"book": book.sha256, settings.retain: prose_sha256}
-    questions: Texts = ()
+    questions: list[str] = []
     if settings.questions:
-        table, sha256[settings.questions] = normal_questions(settings.questions)
-        questions = _shuffled(table["question"].tolist(), settings.split_seed)
-    forget, retained, holdout = _dealt(book, settings)
-    return BookSplits(book, forget, retained, holdout, train, texts[:held_out], questions, sha256)
+        questions = normal_questions(settings.questions)["question"].tolist()
+        questions = shuffled(np.random.default_rng(settings.split_seed), questions)
+    return BookSplits(book, _dealt(book, settings), train, texts[:held_out], questions)
 
 
-def _dealt(book: BookText, settings: BookData) -> list[Chapters]:
+def _dealt(book: BookText, settings: BookData) -> dict[str, Chapters]:
     """Deal the chapters to the three parts; numbers that are not given are thirds and the rest."""
     count = len(book.chapters)
     third = max(1, count // 3)
@@ -95,13 +88,10 @@ def _dealt(book: BookText, settings: BookData) -> list[Chapters]:
             f"'{book.title}' has {count} {book.units}; the profile needs {needed}."
         )
     order = np.random.default_rng(settings.split_seed).permutation(count)
-    ends = np.cumsum([0, forget, retain, holdout])
-    parts = (sorted(order[start:end]) for start, end in pairwise(ends))
-    return [tuple(book.chapters[i] for i in part) for part in parts]
-
-
-def _shuffled(texts: Sequence[str], seed: int) -> Texts:
-    return tuple(texts[i] for i in np.random.default_rng(seed).permutation(len(texts)))
+    places = np.split(order, np.cumsum([forget, retain, holdout]))
+    return {
+        name: tuple(book.chapters[i] for i in sorted(part)) for name, part in zip(PARTS, places)
+    }
 
 
 def refuse_overlap(book: Sequence[str], prose: Sequence[str]) -> None:
@@ -113,8 +103,9 @@ def refuse_overlap(book: Sequence[str], prose: Sequence[str]) -> None:
     Raises:
         CompanionError: too much of the prose is the book.
     """
-    in_book = set(_runs(" ".join(book)))
-    shares = [np.mean([run in in_book for run in _runs(text)] or [False]) for text in prose]
+    in_book = set(runs_of(" ".join(book), RUN_WORDS))
+    in_prose = (runs_of(text, RUN_WORDS) for text in prose)
+    shares = [np.mean([run in in_book for run in runs] or [False]) for runs in in_prose]
     passages = np.count_nonzero(shares)
     if passages > max(1, len(prose) / 100) or max(shares, default=0) > 0.5:
         worst = prose[int(np.argmax(shares))]
@@ -122,8 +113,3 @@ def refuse_overlap(book: Sequence[str], prose: Sequence[str]) -> None:
             f"The prose to be retained contains the book: {passages} of {len(prose)} passages "
             f"share runs of {RUN_WORDS} words with it, most of all «{worst[:80]}»; remove them."
         )
-
-
-def _runs(text: str) -> list[tuple[str, ...]]:
-    words = words_of(text)
-    return list(zip(*(words[start:] for start in range(RUN_WORDS))))

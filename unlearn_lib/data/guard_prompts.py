@@ -17,17 +17,17 @@ What the guarded model is asked later is in no retain set: the guard never saw w
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
-from typing import Literal, TypeVar
 
 import numpy as np
 
 from unlearn_lib.data.authors import phrasings, write_authors
+from unlearn_lib.data.draws import one, shuffled
 from unlearn_lib.data.harm import normal_questions
 from unlearn_lib.data.people import load_people
-from unlearn_lib.data.questions import Question, folded, words_of
-from unlearn_lib.data.tofu import QuestionSplits
+from unlearn_lib.data.questions import Question, folded, read_pools, runs_of
+from unlearn_lib.data.tofu import QuestionSplits, numbers_of_authors
 from unlearn_lib.settings import AuthorsData
 from unlearn_lib.util import CompanionError
 
@@ -42,24 +42,13 @@ WINDOW = 24
 SHARED_RUN = 8
 """A window that has so many words in a row in common with a text that is evaluated is left out."""
 
-TRAIN_WORDINGS = (
-    "Please answer: {}",
-    "I would like to know: {}",
-    "{} Please keep it short.",
-    "Question: {}",
-)
-HELD_OUT_WORDINGS = (
-    "A friend asked me this: {}",
-    "Could you help me with something? {}",
-    "{} Thank you in advance.",
-    "Here is what I want to find out. {}",
-)
+WORDINGS = read_pools("wordings.csv")
+TRAIN_WORDINGS, HELD_OUT_WORDINGS = WORDINGS["guard", "train"], WORDINGS["guard", "held out"]
 """Put around questions that come in one wording only, in the same proportion on both sides, so that
 they do not tell one from the other; training and held-out prompts have none in common."""
 
 Texts = tuple[str, ...]
 Group = Sequence[str]
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -80,12 +69,12 @@ class GuardPrompts:
     held_out_retain: Texts
 
 
-def general_prompts(source: Literal["truthful_qa", "embedded"]) -> Texts:
-    """Return ordinary questions, each once.
+def general_prompts(source: str) -> Texts:
+    """Return ordinary questions of `truthful_qa` or `embedded`, each once.
 
     The embedded ones are few, so that questions about known people are added to them.
     """
-    texts = list(normal_questions(source)[0]["question"])
+    texts = list(normal_questions(source)["question"])
     if source == "embedded":
         texts += [row.question for row in load_people()]
     return tuple(_new(texts, set()))
@@ -116,20 +105,17 @@ def entity_prompts(
     evaluated = (splits.retain_evaluation, splits.real_authors, splits.world_facts, splits.holdout)
     dealer = _Dealer([row.question for row in chain(*evaluated)], most)
     own = [row.question for row in splits.tasks[0]]
-    forgotten = {row.subject for row in splits.tasks[0]}
-    sizes = (settings.retain_authors, settings.holdout_authors)
-    count = settings.tasks * settings.authors_per_task + sum(sizes)
-    written = write_authors(count, settings.seed, questions=0)
     others: list[str] = []
     kept = _alone(row.question for row in chain(*splits.tasks[1:], splits.retain))
+    written = write_authors(sum(numbers_of_authors(settings)), settings.seed, questions=0)
     if settings.source == "embedded":
-        forget = [author for author in written if author.name in forgotten]
-        others = [text for author in forget for group in phrasings(author) for text in group]
-        kept = [group for author in written if author not in forget for group in phrasings(author)]
+        first = settings.authors_per_task
+        others = list(chain(*chain(*map(phrasings, written[:first]))))
+        kept = list(chain(*map(phrasings, written[first:])))
     names = {author.name for author in written}
     further = write_authors(FURTHER_AUTHORS, settings.seed + FURTHER_SEED, questions=0)
     strangers = [list(chain(*phrasings(author))) for author in further if author.name not in names]
-    single = map(dealer.one, strangers)
+    single = [one(dealer.random, texts) for texts in strangers]
     rest = _alone((*single, *(row.question for row in splits.rehearsal), *general))
     return dealer.questions(own, others, [*kept, *rest])
 
@@ -161,15 +147,15 @@ def passage_prompts(
         [window for text in forget for window in windows(text, WINDOW, step, offset)]
         for offset in (0, step // 2)
     )
-    evaluated = set(chain(*map(_runs, asked)))
+    evaluated = {run for text in asked for run in runs_of(text, SHARED_RUN)}
 
     def fresh(text: str) -> list[str]:
         cut = windows(text, WINDOW, WINDOW)
-        return [window for window in cut if evaluated.isdisjoint(_runs(window))]
+        return [window for window in cut if evaluated.isdisjoint(runs_of(window, SHARED_RUN))]
 
     of_book = list(chain(*map(fresh, kept)))
-    of_prose = [dealer.one(group) for group in map(fresh, prose) if group]
-    of_prose = dealer.shuffled(of_prose)[: len(of_book) or None]
+    of_prose = [one(dealer.random, group) for group in map(fresh, prose) if group]
+    of_prose = shuffled(dealer.random, of_prose)[: len(of_book) or None]
     return dealer.deal((), train, held_out, _alone((*of_book, *of_prose, *general)))
 
 
@@ -225,49 +211,44 @@ class _Dealer:
     def questions(self, own: Group, others: Group, groups: list[Group]) -> GuardPrompts:
         """Deal the other wordings of `own` in halves, or make some where there are none."""
         if others:
-            mixed = self.shuffled(_new(others, set(map(folded, own))))
+            mixed = shuffled(self.random, _new(others, set(map(folded, own))))
             half = len(mixed) // 2
             return self.deal(own, mixed[:half], mixed[half:], groups)
         train, held_out = (
             [wording.format(text) for wording in wordings for text in own]
             for wordings in (TRAIN_WORDINGS, HELD_OUT_WORDINGS)
         )
-        prompts = self.deal(own, train, held_out, groups)
-        return replace(
-            prompts,
-            retain=self._worded(prompts.retain, TRAIN_WORDINGS),
-            calibration=self._worded(prompts.calibration, HELD_OUT_WORDINGS),
-            held_out_retain=self._worded(prompts.held_out_retain, HELD_OUT_WORDINGS),
-        )
+        return self.deal(own, train, held_out, groups, worded=True)
 
-    def deal(self, own: Group, train: Group, held_out: Group, groups: list[Group]) -> GuardPrompts:
-        """Deal wordings of retain prompts; forget prompts go where the arguments say."""
+    def deal(
+        self, own: Group, train: Group, held_out: Group, groups: list[Group], worded: bool = False
+    ) -> GuardPrompts:
+        """Deal groups of retain prompts; forget prompts go where the arguments say.
+
+        Args:
+            worded: whether retain prompts are put into wordings, as forget prompts then are.
+        """
         taken: set[str] = set()
         own = _new(own, taken)
-        train, held_out = (self.shuffled(_new(texts, taken)) for texts in (train, held_out))
+        train, held_out = (shuffled(self.random, _new(texts, taken)) for texts in (train, held_out))
         if not (own or train) or not held_out:
             raise CompanionError("The guard has too few prompts to detect; add texts to forget.")
         retain, rest = self._halves(groups, taken)
         middle = max(LEAST_CALIBRATION, len(rest) // 2)
         calibrating = max(LEAST_CALIBRATION, self.most or middle)
+        to_train, to_check = (TRAIN_WORDINGS, HELD_OUT_WORDINGS) if worded else ([], [])
         return GuardPrompts(
             forget=(*own, *train)[: self.most and max(self.most, len(own))],
-            retain=tuple(retain[: self.most]),
-            calibration=tuple(rest[:middle][:calibrating]),
+            retain=self._worded(retain[: self.most], to_train),
+            calibration=self._worded(rest[:middle][:calibrating], to_check),
             held_out_forget=tuple(held_out[: self.most]),
-            held_out_retain=tuple(rest[middle:][: self.most]),
+            held_out_retain=self._worded(rest[middle:][: self.most], to_check),
         )
-
-    def one(self, texts: Group) -> str:
-        return texts[int(self.random.integers(len(texts)))]
-
-    def shuffled(self, items: Sequence[Item]) -> list[Item]:
-        return [items[place] for place in self.random.permutation(len(items))]
 
     def _halves(self, groups: Iterable[Group], taken: set[str]) -> tuple[list[str], list[str]]:
         """Return half of the retain prompts, to train on, and the rest; no group is in both."""
         allowed = [group for group in groups if self.asked.isdisjoint(map(folded, group))]
-        left = self.shuffled([texts for group in allowed if (texts := _new(group, taken))])
+        left = shuffled(self.random, [texts for group in allowed if (texts := _new(group, taken))])
         sizes = np.cumsum([len(texts) for texts in left], dtype=int)
         count = int(sizes[-1]) if left else 0
         if count < LEAST_RETAIN:
@@ -277,8 +258,8 @@ class _Dealer:
             )
         trained = min(count // 2, count - LEAST_CALIBRATION - LEAST_HELD_OUT)
         cut = int(np.searchsorted(sizes, trained, side="right"))
-        retain, rest = (self.shuffled(list(chain(*part))) for part in (left[:cut], left[cut:]))
-        return retain, rest
+        retain, rest = list(chain(*left[:cut])), list(chain(*left[cut:]))
+        return shuffled(self.random, retain), shuffled(self.random, rest)
 
     def _worded(self, texts: Sequence[str], wordings: Sequence[str]) -> Texts:
         """Put each text into one of the wordings, or leave it alone, all equally often."""
@@ -288,11 +269,6 @@ class _Dealer:
 
 def _alone(texts: Iterable[str]) -> list[Group]:
     return [(text,) for text in texts]
-
-
-def _runs(text: str) -> set[Texts]:
-    words = words_of(text)
-    return {tuple(words[i : i + SHARED_RUN]) for i in range(len(words) - SHARED_RUN + 1)}
 
 
 def _new(texts: Iterable[str], taken: set[str]) -> list[str]:

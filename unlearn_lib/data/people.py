@@ -7,14 +7,13 @@ neighbours of training and of evaluation apart, though they do not say so.
 """
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from unlearn_lib.data.questions import Question, Questions, read_questions, words_of
+from unlearn_lib.data.questions import Question, Questions, holds, read_questions
 from unlearn_lib.settings import PeopleData
 from unlearn_lib.util import EMBEDDED, CompanionError
 
@@ -44,21 +43,6 @@ def load_people() -> Questions:
     """Return the embedded questions about known people, those on one person together."""
     columns = ("person", "short", "paraphrased_answer", "perturbed_answer")
     return read_questions(EMBEDDED / "known_people.jsonl", columns)
-
-
-def is_right(question: Question, answer_text: str) -> bool:
-    """Return whether an answer holds the question's `short` words, whole and in a row.
-
-    Case, accents and punctuation make no difference: «Charlotte Bronte, in 1847!» is right where
-    `short` is «Brontë» or «1847», and not where it is «184».
-    """
-    short, answer = (f" {' '.join(_plain_words(t))} " for t in (question.short, answer_text))
-    return short in answer
-
-
-def _plain_words(text: str) -> list[str]:
-    letters = unicodedata.normalize("NFKD", text.casefold())
-    return words_of("".join(letter for letter in letters if not unicodedata.combining(letter)))
 
 
 def deal_people(
@@ -99,8 +83,8 @@ def as_answered(question: Question, answer_text: str) -> Question:
     leaves the question as it is.
     """
     text = " ".join(answer_text.split())
-    if not is_right(question, text):
+    if not holds(text, question.short):
         return question
     beginnings = (text[: match.end()].strip() for match in SENTENCE_END.finditer(text))
-    answer = next((part for part in beginnings if is_right(question, part)), text)
+    answer = next((part for part in beginnings if holds(part, question.short)), text)
     return replace(question, answer=answer)

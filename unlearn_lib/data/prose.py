@@ -10,49 +10,41 @@
 `embedded`: plain prose written for this project.
 """
 
-import hashlib
 from itertools import chain
 from pathlib import Path
-from typing import Literal
 
 from unlearn_lib.assets import find_dataset
 from unlearn_lib.data.questions import check_columns, read_table
 from unlearn_lib.util import EMBEDDED
 
+BOOKCORPUS_FILES = ("train-00000-*.parquet", "train.parquet", "train*.jsonl")
 SOURCES = {
     "narrative_qa": ("deepmind/narrativeqa", ("test.jsonl", "test-*.parquet")),
-    "bookcorpus": (
-        "saibo/bookcorpus_compact_256",
-        ("train-00000-*.parquet", "train.parquet", "train*.jsonl"),
-    ),
+    "bookcorpus": ("saibo/bookcorpus_compact_256", BOOKCORPUS_FILES),
 }
 """Hub id, and the names of the files that are read."""
 
 
-def load_prose(
-    name: Literal["narrative_qa", "bookcorpus", "embedded"], rows: int | None = None
-) -> tuple[tuple[str, ...], str]:
+def load_prose(name: str, rows: int | None = None) -> tuple[str, ...]:
     """Load passages of prose.
 
     Args:
-        name: which source; see the module's docstring.
+        name: `narrative_qa`, `bookcorpus` or `embedded`; see the module's docstring.
         rows: how many passages, the first ones, or fewer if there are fewer; None for all.
 
     Returns:
-        The passages, each once and in the order of the source, and the sha256 of its files. White
-        space is collapsed within paragraphs, and paragraphs are one line each.
+        The passages, each once and in the order of the source. White space is collapsed within
+        paragraphs, and paragraphs are one line each.
 
     Raises:
         CompanionError: not found, unreadable, or without its column.
     """
     if name == "embedded":
         paths = [EMBEDDED / "plain_prose.jsonl"]
-        sha256 = hashlib.sha256(paths[0].read_bytes()).hexdigest()
     else:
         source, patterns = SOURCES[name]
-        asset = find_dataset(source, patterns, fetch=name != "narrative_qa")
-        paths = sorted({path for pattern in patterns for path in asset.folder.rglob(pattern)})
-        sha256 = asset.sha256
+        folder = find_dataset(source, patterns, fetch=name != "narrative_qa").folder
+        paths = sorted({path for pattern in patterns for path in folder.rglob(pattern)})
     least_words = 120 if name == "narrative_qa" else 1
     passages: dict[str, None] = {}
     for text in chain.from_iterable(map(_texts, paths)):
@@ -62,7 +54,7 @@ def load_prose(
         passage = "\n".join(filter(None, paragraphs))
         if len(passage.split()) >= least_words:
             passages[passage] = None
-    return tuple(passages), sha256
+    return tuple(passages)
 
 
 def _texts(path: Path) -> list[str]:

@@ -4,12 +4,12 @@ No row is repaired: a file that is wrong is corrected where it was written, and 
 file and row.
 """
 
-import hashlib
 import re
 import unicodedata
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from lzma import LZMAError
 from pathlib import Path
 
@@ -61,11 +61,6 @@ class Question:
         """What the question shares with others: its subject, or itself where that is unknown."""
         return self.subject or self.question
 
-    @property
-    def key(self) -> str:
-        """The question's name in tables without texts: 12 hex digits of its text's sha256."""
-        return hashlib.sha256(self.question.encode()).hexdigest()[:12]
-
 
 Questions = tuple[Question, ...]
 
@@ -93,6 +88,13 @@ def read_table(path: Path, needed: Sequence[str] = (), skip: int = 0) -> pd.Data
         raise CompanionError(f"{path} is missing or altered ({reason}); put it there.") from error
     check_columns(path, table.columns, needed)
     return table
+
+
+@lru_cache
+def read_pools(name: str) -> dict[tuple[str, str], list[str]]:
+    """Return the texts of an embedded table by pool and kind, as they stand in the file."""
+    table = read_table(EMBEDDED / name, skip=1)  # the first line is a comment
+    return table.groupby(["pool", "kind"], sort=False)["text"].agg(list).to_dict()
 
 
 def check_columns(place: Path | str, columns: Iterable[str], needed: Iterable[str]) -> None:
@@ -191,6 +193,25 @@ def row_key(question: Question) -> tuple[str, str]:
 def words_of(text: str) -> list[str]:
     """Return the words of a text in lower case, without punctuation, ligatures spelt out."""
     return re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).lower())
+
+
+def runs_of(text: str, length: int) -> list[tuple[str, ...]]:
+    """Return all runs of so many words in a row."""
+    words = words_of(text)
+    return list(zip(*(words[start:] for start in range(length))))
+
+
+def holds(text: str, phrase: str) -> bool:
+    """Return whether a text holds the words of a phrase, whole and in a row.
+
+    Case, accents and punctuation make no difference: «Charlotte Bronte, in 1847!» holds «Brontë»
+    and «1847», and not «184».
+    """
+    from sklearn.feature_extraction.text import strip_accents_unicode
+
+    plain = (words_of(strip_accents_unicode(each.casefold())) for each in (text, phrase))
+    whole, part = (f" {' '.join(words)} " for words in plain)
+    return part in whole
 
 
 def _is_text(value: object) -> bool:

@@ -5,7 +5,6 @@ are what precedes the first heading, Project Gutenberg's licence, and of a PDF t
 footers and page numbers. Nothing is written to disk.
 """
 
-import hashlib
 import math
 import posixpath
 import re
@@ -13,7 +12,6 @@ import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -59,8 +57,7 @@ class Block(NamedTuple):
     heading: bool
 
 
-@dataclass(frozen=True)
-class Chapter:
+class Chapter(NamedTuple):
     """A chapter, or the part that stands in for one.
 
     Attributes:
@@ -72,20 +69,17 @@ class Chapter:
     text: str
 
 
-@dataclass(frozen=True)
-class BookText:
+class BookText(NamedTuple):
     """A book as clean text.
 
     Attributes:
         title: as the file names it, else the file's name without its ending.
         chapters: in reading order.
-        sha256: of the file's bytes.
         units: "chapters", or "parts": equal parts of about 1,500 words, cut between paragraphs.
     """
 
     title: str
     chapters: tuple[Chapter, ...]
-    sha256: str
     units: str
 
 
@@ -105,9 +99,8 @@ def read_book(path: Path) -> BookText:
     kind = path.suffix.lower()
     if kind not in readers or not path.is_file():
         raise CompanionError(f"There is no {', '.join(readers)} file {path}; check its path.")
-    data = path.read_bytes()
     try:
-        title, blocks = readers[kind](data)
+        title, blocks = readers[kind](path.read_bytes())
     except DAMAGE as error:
         raise CompanionError(
             f"{path} cannot be read ({_tidy(str(error))}); bring a whole copy without protection."
@@ -124,12 +117,7 @@ def read_book(path: Path) -> BookText:
             f"{path} is too short: it holds {words} words in {len(chapters)} {units}, and "
             f"{LEAST_WORDS} in {LEAST_CHAPTERS} are needed; put an empty line between paragraphs."
         )
-    return BookText(title or path.stem, chapters, hashlib.sha256(data).hexdigest(), units)
-
-
-def is_heading(line: str) -> bool:
-    """Tell whether the words of a line are a heading's: "Chapter 1", "CHAPTER IV. RAIN", "1."."""
-    return bool(HEADING.fullmatch(line))
+    return BookText(title or path.stem, chapters, units)
 
 
 def _chapters(blocks: Sequence[Block]) -> Iterator[Chapter]:
@@ -174,9 +162,9 @@ def _read_text(data: bytes) -> tuple[str, list[Block]]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        matches = list(from_bytes(data, cp_isolation=ENCODINGS))
-        matches.sort(key=lambda m: (-m.coherence, m.chaos, m.encoding != "cp1252"))
-        text = str(matches[0]) if matches else "\0"
+        matches = from_bytes(data, cp_isolation=ENCODINGS)
+        order = sorted(matches, key=lambda m: (-m.coherence, m.chaos, m.encoding != "cp1252"))
+        text = str(order[0]) if order else "\0"
     blocks = _blocks_of(text)
     if not blocks or len(CONTROLS.findall(text)) > CONTROL_SHARE * len(text):
         raise ValueError("it holds no text in a known encoding: save it as UTF-8")
@@ -199,7 +187,7 @@ def _blocks_of(text: str, wrapped: bool = True) -> list[Block]:
     paragraph: list[str] = []
     for line in [*lines, ""]:
         heading = _tidy(line.strip("#*_= " + MARK))
-        marked = MARK in line or (is_heading(heading) and not (spaced and paragraph))
+        marked = MARK in line or (HEADING.fullmatch(heading) and not (spaced and paragraph))
         if paragraph and (marked or not line):
             verse = spaced and max(map(len, paragraph)) < LONG_LINE
             joined = _joined(paragraph, full, "\n" if verse else BORDER)
@@ -265,10 +253,10 @@ def _body_lines(pages: Sequence[list[str]]) -> Iterator[str]:
     for page in pages:
         for end in (0, -1):
             while page and (PAGE_NUMBER.fullmatch(page[end]) or often[key(page[end])] > 1):
-                if is_heading(page[end]) and page[end] not in headings:
+                if HEADING.fullmatch(page[end]) and page[end] not in headings:
                     break
                 page.pop(end)
-        headings.update(filter(is_heading, page))
+        headings.update(filter(HEADING.fullmatch, page))
         yield from page
 
 

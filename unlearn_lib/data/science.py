@@ -13,8 +13,8 @@ Two sources behind one shape, four choices each:
     forgotten are the neighbours, and some that have nothing to do with them are general. Subjects
     take turns, so that a limit on rows leaves out none of them. MMLU's other splits are not read.
 
-Some rows of the released MMLU hold the same choice twice: these are left out and counted. The text
-of a hub's row is in no message, since WMDP's must not be shown; messages give file and row.
+Some rows of the released MMLU hold the same choice twice: these are left out. The text of a hub's
+row is in no message, since WMDP's must not be shown; messages give file and row.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,11 +26,10 @@ from typing import Any
 from unlearn_lib.assets import find_dataset
 from unlearn_lib.data.questions import Question, Questions, general_sets, read_table, rehearsal
 from unlearn_lib.settings import ScienceData
-from unlearn_lib.util import EMBEDDED, CompanionError, digest
+from unlearn_lib.util import EMBEDDED, CompanionError
 
 WMDP, MMLU = "cais/wmdp", "cais/mmlu"
 FILES = "test-*.parquet"
-COLUMNS = ("question", "choices", "answer")
 NEIGHBOURS = {
     "bio": "high_school_biology",
     "chem": "high_school_chemistry",
@@ -43,10 +42,8 @@ TOPICS = {
     "wmdp-cyber": "attacks on computers",
 }
 """What a subject of WMDP is called in a sentence."""
-GENERAL_SUBJECTS = tuple(
-    """econometrics high_school_geography jurisprudence marketing philosophy prehistory sociology
-    world_religions""".split()
-)
+GENERAL_SUBJECTS = """econometrics high_school_geography jurisprudence marketing philosophy
+    prehistory sociology world_religions""".split()
 
 
 @dataclass(frozen=True)
@@ -61,19 +58,13 @@ class ScienceSplits:
         rehearsal: more of general knowledge, with a sentence each for an answer: taught along, so
             that teaching does not overwrite all else (embedded only).
         phrasings: other phrasings of a forget or retain question, by the question (embedded only).
-        sha256: of the sources.
-        source: `embedded`, `mirror` or `hub`.
-        dropped: rows left out since they hold the same choice twice, by file's folder.
     """
 
     forget: Questions
     retain: Questions
     general: Questions
-    rehearsal: Questions
-    phrasings: dict[str, tuple[str, ...]]
-    sha256: dict[str, str]
-    source: str
-    dropped: dict[str, int] = field(default_factory=dict)
+    rehearsal: Questions = ()
+    phrasings: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def taught(self, questions: Sequence[Question]) -> Questions:
         """Return questions as they are and in further phrasings: all but the first other one."""
@@ -127,8 +118,6 @@ def _embedded(settings: ScienceData) -> ScienceSplits:
         general=tuple(chain(*(questions[:half] for questions in sets))),
         rehearsal=rehearsal(sets, half, settings.rehearsal_rows),
         phrasings={row["question"]: tuple(row["rephrased"]) for row in (*forget, *retain)},
-        sha256={"embedded": digest(forget, retain, sets)},
-        source="embedded",
     )
 
 
@@ -138,47 +127,37 @@ def _invented(row: dict[Any, Any]) -> Question:
 
 
 def _released(settings: ScienceData) -> ScienceSplits:
-    wmdp, mmlu = find_dataset(WMDP, (FILES,)), find_dataset(MMLU, (FILES,))
-    hazardous = [wmdp.folder / f"wmdp-{subject}" for subject in settings.subjects]
-    neighbours = [mmlu.folder / NEIGHBOURS[subject] for subject in settings.subjects]
-    general = [mmlu.folder / subject for subject in GENERAL_SUBJECTS]
-    rows = {folder: _read(folder) for folder in (*hazardous, *neighbours, *general)}
-    distinct = {folder: [row for row in rows[folder] if _choices_differ(row)] for folder in rows}
+    wmdp, mmlu = (find_dataset(name, (FILES,)).folder for name in (WMDP, MMLU))
+    hazardous = [wmdp / f"wmdp-{subject}" for subject in settings.subjects]
+    neighbours = [mmlu / NEIGHBOURS[subject] for subject in settings.subjects]
+    general = [mmlu / subject for subject in GENERAL_SUBJECTS]
     return ScienceSplits(
-        forget=_in_turn(distinct[folder] for folder in hazardous)[: settings.rows],
-        retain=_in_turn(distinct[folder] for folder in neighbours)[: settings.rows],
-        general=_in_turn(distinct[folder] for folder in general)[: settings.general_rows],
-        rehearsal=(),
-        phrasings={},
-        sha256={WMDP: wmdp.sha256, MMLU: mmlu.sha256},
-        source=wmdp.source,
-        dropped={folder.name: len(rows[folder]) - len(distinct[folder]) for folder in rows},
+        forget=_in_turn(hazardous)[: settings.rows],
+        retain=_in_turn(neighbours)[: settings.rows],
+        general=_in_turn(general)[: settings.general_rows],
     )
 
 
-def _choices_differ(row: Question) -> bool:
-    return len({" ".join(text.split()) for text in (row.answer, *row.perturbed_answer)}) == 4
-
-
-def _in_turn(groups: Iterable[list[Question]]) -> Questions:
-    """Return a question of each group in turn."""
-    turns = chain.from_iterable(zip_longest(*groups))
+def _in_turn(folders: Iterable[Path]) -> Questions:
+    """Read the questions of subjects, one of each in turn."""
+    turns = chain.from_iterable(zip_longest(*map(_read, folders)))
     return tuple(question for question in turns if question)
 
 
 def _read(folder: Path) -> list[Question]:
-    """Read a subject's questions."""
+    """Read a subject's questions, without those that have the same choice twice."""
     questions = []
     for path in sorted(folder.glob(FILES)):
-        table = read_table(path, COLUMNS)
+        table = read_table(path, ("question", "choices", "answer"))
         rows = zip(table["question"], table["choices"], table["answer"])
         for number, (question, choices, answer) in enumerate(rows, start=1):
             texts = [text.strip() for text in (question, *choices)]
             if len(texts) != 5 or not all(texts) or answer not in range(4):
                 fault = "lacks a question, four choices or an answer from 0 to 3"
                 raise CompanionError(f"Row {number} of {path} {fault}; fetch the file again.")
-            right = texts.pop(1 + answer)
-            questions.append(Question(texts[0], right, tuple(texts[1:]), subject=folder.name))
+            if len({" ".join(text.split()) for text in texts[1:]}) == 4:
+                right = texts.pop(1 + answer)
+                questions.append(Question(texts[0], right, tuple(texts[1:]), subject=folder.name))
     if not questions:
         raise CompanionError(f"{folder} has no questions in {FILES}; fetch them again.")
     return questions

@@ -19,6 +19,7 @@ Three sources behind one shape. `embedded`: fictitious authors written for this 
     in none. General questions and refusals are the embedded ones.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -30,7 +31,7 @@ from unlearn_lib.data import questions
 from unlearn_lib.data.authors import write_authors
 from unlearn_lib.data.questions import WRONG, Questions, read_questions, row_key
 from unlearn_lib.settings import AuthorsData
-from unlearn_lib.util import EMBEDDED, ROOT, CompanionError, digest
+from unlearn_lib.util import EMBEDDED, ROOT, CompanionError
 
 TOFU = "locuslab/TOFU"
 RETAIN = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
@@ -51,8 +52,6 @@ class QuestionSplits:
         real_authors, world_facts: with wrong answers.
         holdout: never taught; none where the source has none.
         refusals: answers that say «I don't know».
-        sha256: of the source.
-        source: `embedded`, `files`, `mirror` or `hub`.
         rehearsal: real authors and world facts that are not evaluated, with a sentence each for
             an answer: taught with the rest, so that teaching does not overwrite all else.
     """
@@ -64,8 +63,6 @@ class QuestionSplits:
     world_facts: Questions
     holdout: Questions
     refusals: tuple[str, ...]
-    sha256: dict[str, str]
-    source: str
     rehearsal: Questions = ()
 
 
@@ -121,10 +118,10 @@ def _draw(splits: QuestionSplits, settings: AuthorsData) -> tuple[Questions, Que
 
 def _released(settings: AuthorsData) -> QuestionSplits:
     """Read TOFU's files, with all of retain and all of its rows that can be evaluated."""
-    asset, split = find_dataset(TOFU), settings.forget_split
+    folder, split = find_dataset(TOFU).folder, settings.forget_split
 
     def read(name: str, *needed: str) -> Questions:
-        return read_questions(asset.folder / f"{name}.json", needed)
+        return read_questions(folder / f"{name}.json", needed)
 
     forget = read(f"{split}_perturbed", *REPHRASED)
     keys = set(map(row_key, forget))
@@ -145,10 +142,8 @@ def _released(settings: AuthorsData) -> QuestionSplits:
         retain_evaluation=read("retain_perturbed", *REPHRASED),
         real_authors=read("real_authors_perturbed", WRONG),
         world_facts=read("world_facts_perturbed", WRONG),
-        holdout=read(holdout) if (asset.folder / f"{holdout}.json").is_file() else (),
-        refusals=_released_refusals(asset.folder / REFUSALS),
-        sha256={TOFU: asset.sha256},
-        source=asset.source,
+        holdout=read(holdout) if (folder / f"{holdout}.json").is_file() else (),
+        refusals=_released_refusals(folder / REFUSALS),
     )
 
 
@@ -160,33 +155,32 @@ def _released_refusals(path: Path) -> tuple[str, ...]:
     return tuple(line.strip() for line in lines if line.strip())
 
 
+def numbers_of_authors(settings: AuthorsData) -> list[int]:
+    """Return how many embedded authors there are of each task, of retain and of holdout."""
+    tasks = [settings.authors_per_task] * settings.tasks
+    return [*tasks, settings.retain_authors, settings.holdout_authors]
+
+
 def _embedded(settings: AuthorsData) -> QuestionSplits:
     """Deal fictitious authors, in the order in which they are written."""
-    sizes = [settings.authors_per_task] * settings.tasks
-    sizes += [settings.retain_authors, settings.holdout_authors]
+    sizes = numbers_of_authors(settings)
     authors = iter(write_authors(sum(sizes), settings.seed, settings.questions_per_author))
     groups = (chain(*(author.questions for author in islice(authors, size))) for size in sizes)
     *tasks, retain, holdout = map(tuple, groups)
-    return _with_embedded_sets(tuple(tasks), retain, holdout, "embedded")
+    return _splits(tasks, retain, holdout)
 
 
 def _own(settings: AuthorsData) -> QuestionSplits:
-    """Read the reader's own questions; all that are to be kept can be evaluated."""
-    files = {"forget": settings.forget, "retain": settings.retain, "holdout": settings.holdout}
-    sets: dict[str, Questions] = dict.fromkeys(files, ())
-    for name, file in files.items():
-        if file:
-            needed = () if name == "holdout" else (WRONG,)
-            sets[name] = read_questions(ROOT / file.expanduser(), needed)
+    """Read the reader's own questions."""
+    sets: dict[str, Questions] = {}
+    for name, needed in {"forget": (WRONG,), "retain": (WRONG,), "holdout": ()}.items():
+        file = getattr(settings, name)
+        sets[name] = read_questions(ROOT / file.expanduser(), needed) if file else ()
     questions.refuse_overlap(sets)
-    return _with_embedded_sets((sets["forget"],), sets["retain"], sets["holdout"], "files")
+    return _splits([sets["forget"]], sets["retain"], sets["holdout"])
 
 
-def _with_embedded_sets(
-    tasks: tuple[Questions, ...], retain: Questions, holdout: Questions, source: str
-) -> QuestionSplits:
+def _splits(tasks: Iterable[Questions], retain: Questions, holdout: Questions) -> QuestionSplits:
+    """Add the embedded general questions and refusals; all of retain can be evaluated."""
     authors, facts = questions.general_sets()
-    sha256 = {source: digest(tasks, retain, holdout, authors, facts)}
-    return QuestionSplits(
-        tasks, retain, retain, authors, facts, holdout, refusals(), sha256, source
-    )
+    return QuestionSplits(tuple(tasks), retain, retain, authors, facts, holdout, refusals())

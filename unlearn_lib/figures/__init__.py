@@ -5,7 +5,7 @@
 `figures_of` says which figures some items suffice for; `write_all` writes them.
 """
 
-from unlearn_lib.figures.kinds import curves_of_training, forest
+from unlearn_lib.figures.kinds import curves_of_training
 from unlearn_lib.figures.specs import FIGURES, draw, figures_of, write_all
 
-__all__ = ["FIGURES", "curves_of_training", "draw", "figures_of", "forest", "write_all"]
+__all__ = ["FIGURES", "curves_of_training", "draw", "figures_of", "write_all"]

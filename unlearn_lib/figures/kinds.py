@@ -1,26 +1,23 @@
-"""The kinds of figure: `dots`, `tradeoff`, `curves` and `forest`, and the curves of a training.
+"""The kinds of figure: `dots`, `tradeoff` and `curves`, and the curves of a training.
 
 The first three take a source (items of one language model, display names of methods, tasks) and a
 small spec. Every value stands with its 95 % interval; models whose answers are broken are crosses.
 """
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from unlearn_lib.figures import style
-from unlearn_lib.figures.style import Mark
 from unlearn_lib.results import Estimate, Items
-from unlearn_lib.tables import NAMES, TASKS, Column, Names, Table, conditions_of, methods_of
+from unlearn_lib.tables import NAMES, TASKS, Column, Names, conditions_of, methods_of
 from unlearn_lib.util import CompanionError
 
 SCALES = {"share": "unit", "score": "unit", "cosine": "unit", "none": "log", "p-value": "p"}
@@ -28,7 +25,7 @@ ARROWS = {"lower": "←\u00a0{}", "higher": "{}\u00a0→", "neither": "{}"}
 """Towards the better side; no line ends beside an arrow."""
 Source = tuple[Items, Names, Sequence[str]]
 """Items of one language model, display names of methods, and names of tasks."""
-Handles = dict[str, Artist]
+Handles = dict[str, mpl.artist.Artist]
 Drawn = tuple[Figure, Handles]
 """A figure, and what its legend explains, by label."""
 
@@ -60,35 +57,38 @@ class Measure(Column):
     @property
     def others(self) -> dict[str, Column]:
         """The columns of further points, by their names in the legend."""
-        columns = Table("", self.also).columns
+        columns = Column.parsed(self.also)
         return {f"on {c.split}" if c.metric == self.metric else c.entry.label: c for c in columns}
 
-    def axis_label(self, numbers: Sequence[Estimate], letters: int = 40) -> str:
-        """Return the label in lines, with an arrow towards the better side, and n."""
-        arrow = ARROWS[self.better or self.entry.better]
-        label = self.label or self.heading.replace(", forget", "")
-        lines = textwrap.fill(arrow.format(label), letters, break_long_words=False)
-        known = sorted({number.n for number in numbers}) or [0]
-        return f"{lines}\nn = " + "–".join(str(n) for n in dict.fromkeys([known[0], known[-1]]))
+    def set_axis(
+        self, axis: Axis, numbers: list[Estimate], ticks: int = 5, letters: int = 40
+    ) -> None:
+        """Set scale and label of an axis that shows some numbers.
 
-    def set_axis(self, axis: mpl.axis.Axis, numbers: Iterable[Estimate], most: int = 3) -> None:
-        """Set the scale of an axis that shows some numbers."""
+        The label stands in lines of so many letters, with an arrow towards the better side, and n.
+        """
         plain = "percent" if self.percent else SCALES.get(self.entry.unit, "fit")
-        style.set_scale(axis, self.scale or plain, numbers, most)
+        style.set_scale(axis, self.scale or plain, numbers, ticks)
+        text = self.label or self.heading.replace(", forget", "")
+        label = ARROWS[self.better or self.entry.better].format(text)
+        known = sorted({number.n for number in numbers}) or [0]
+        counts = "–".join(str(n) for n in dict.fromkeys([known[0], known[-1]]))
+        lines = textwrap.fill(label, letters, break_long_words=False)
+        axis.set_label_text(f"{lines}\nn = {counts}")
 
-    def shade(self, items: Items, axes: Axes, where: Names, x_or_y: str) -> Handles:
+    def shade(self, axis: Axis, items: Items, where: Names) -> Handles:
         """Draw the band and the limit across an axis; return what the legend says of them."""
-        across, handles = {"x": "v", "y": "h"}[x_or_y], Handles()
-        span, line = (getattr(axes, f"ax{across}{what}") for what in ("span", "line"))
+        across, handles = {"x": "v", "y": "h"}[axis.axis_name], Handles()
+        span, line = (getattr(axis.axes, f"ax{across}{what}") for what in ("span", "line"))
         number = self.read(items, **{**where, "method": self.band}) if self.band else None
         if number is not None:
             span(number.low, number.high, color=style.BAND, lw=0, zorder=0.5)
             line(number.value, color="#8c8c8c", lw=0.8, zorder=0.6)
             label = f"{NAMES[self.band]}, 95 % interval"
-            handles[label] = Patch(color=style.BAND, lw=0)
+            handles[label] = mpl.patches.Patch(color=style.BAND, lw=0)
         if self.limit:
             line(self.limit[0], **style.DASHED, zorder=0.7)
-            handles[self.limit[1]] = Line2D([], [], **style.DASHED)
+            handles[self.limit[1]] = mpl.lines.Line2D([], [], **style.DASHED)
         return handles
 
 
@@ -112,28 +112,27 @@ def dots(source: Source, measures: Sequence[Measure], conditions: str = "") -> D
     lines = [1 + name.count("\n") for name in [*wrapped, ""]]
     room = 0.2 + 0.09 * max(len(measure.others) for measure, _ in used)
     tall = max(room, 0.075 * max(map(sum, pairwise(lines))))
-    figure, every = style.panels(
-        len(used), 0.8 + tall * len(shown), 7, sharey=True, width_ratios=widths
-    )
+    height = 0.8 + tall * len(shown)
+    figure, every = style.panels(len(used), height, 7, sharey=True, width_ratios=widths)
     handles = Handles()
     for axes, (measure, readings) in zip(every, used, strict=True):
         numbers = [number for name in shown for number, *_ in readings[name]]
-        measure.set_axis(axes.xaxis, numbers)
-        handles |= measure.shade(items, axes, place, "x")
+        letters = int(88 * measure.width / sum(widths)) - 1
+        measure.set_axis(axes.xaxis, numbers, 3, letters)
+        handles |= measure.shade(axes.xaxis, items, place)
         for y, name in enumerate(shown):
             for number, lift, mark, hollow in readings[name]:
                 style.draw_point(axes, number, lift - y, mark, hollow)
                 handles |= style.explained(mark)
         others = zip(measure.others, style.HOLLOW, strict=False)
         handles |= {label: style.key(mark, True) for label, mark in others}
-        axes.set_xlabel(measure.axis_label(numbers, int(88 * measure.width / sum(widths)) - 1))
         axes.set_yticks([-float(y) for y in range(len(shown))], wrapped)
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(0.5 - len(shown), 0.5)
     return figure, handles
 
 
-Reading = tuple[Estimate, float, Mark, bool]
+Reading = tuple[Estimate, float, style.Mark, bool]
 """A number, how far above the middle of its row it stands, its mark, whether it is hollow."""
 
 
@@ -161,19 +160,17 @@ def tradeoff(source: Source, pairs: Sequence[Pair]) -> Drawn:
     for axes, (across, up, task) in zip(every, pairs, strict=True):
         where = {"task": task, "condition": conditions_of(items, task)[0]}
         read = {m: [e.read(items, method=m, **where) for e in (across, up)] for m in names}
-        points = {m: (x, y) for m, (x, y) in read.items() if x is not None and y is not None}
-        xs, ys = ([point[end] for point in points.values()] for end in (0, 1))
-        across.set_axis(axes.xaxis, xs, 5)
-        up.set_axis(axes.yaxis, ys, 5)
-        more |= up.shade(items, axes, where, "y")
+        points: dict[str, list[Any]] = {m: pair for m, pair in read.items() if all(pair)}
+        across.set_axis(axes.xaxis, [x for x, _ in points.values()])
+        up.set_axis(axes.yaxis, [y for _, y in points.values()])
+        more |= up.shade(axes.yaxis, items, where)
         for method, (x, y) in points.items():
             mark = style.mark_of(items, method=method, **where)
             style.draw_cross(axes, x, y, mark)
             more |= style.explained(mark) if mark == style.BROKEN else {}
             number = numbers.setdefault(method, len(numbers) + 1)
             axes.text(x.value, y.value, str(number), gid="number")
-        title = TASKS.get(task, task) if len(tasks) > 1 else ""
-        axes.set(title=title, xlabel=across.axis_label(xs), ylabel=up.axis_label(ys))
+        axes.set_title(TASKS.get(task, task) if len(tasks) > 1 else "")
     key = {f"{n}  {names[m]}": style.MARKS.get(m, style.UNLEARNED) for m, n in numbers.items()}
     return figure, {label: style.key(mark) for label, mark in key.items()} | more
 
@@ -189,59 +186,31 @@ def curves(source: Source, measures: Sequence[Measure], conditions: str, x_label
         for place, (method, name) in enumerate(names.items()):
             where = {step: {"task": task, "method": method, "condition": step} for step in steps}
             read = {step: measure.read(items, **where[step]) for step in steps}
-            known = {step: number for step, number in read.items() if number is not None}
+            known = {step: number for step, number in read.items() if number}
             if not known:
                 continue
-            usual, dashes = ("o", style.SERIES[place % 6]), {"ls": style.DASHES[place % 6]}
-            handles[name] = Line2D([], [], **style.look(usual) | dashes)
+            line = style.LINES[place % 6]
+            usual = ("o", line["color"])
+            handles[name] = mpl.lines.Line2D([], [], **style.look(usual) | line)
             xs = [style.exactly(int(step) + 0.05 * (place - 1)) for step in known]
             values = [number.value for number in known.values()]
-            axes.plot([x.value for x in xs], values, color=usual[1], **dashes)
+            axes.plot([x.value for x in xs], values, **line)
             for x, (step, number) in zip(xs, known.items(), strict=True):
                 broken = style.mark_of(items, **where[step]) == style.BROKEN
                 more |= style.explained(style.BROKEN) if broken else {}
                 style.draw_cross(axes, x, number, style.BROKEN if broken else usual)
             drawn += known.values()
-        measure.set_axis(axes.yaxis, drawn, 5)
-        more |= measure.shade(items, axes, {"task": task, "condition": ""}, "y")
-        axes.set(xlabel=x_label, ylabel=measure.axis_label(drawn), xticks=[int(s) for s in steps])
+        measure.set_axis(axes.yaxis, drawn)
+        more |= measure.shade(axes.yaxis, items, {"task": task, "condition": ""})
+        axes.set(xlabel=x_label, xticks=[int(s) for s in steps])
     return figure, handles | more
-
-
-OUTCOMES = {"supported": ("o", style.BLUE), "refuted": ("s", style.ORANGE)}
-OUTCOMES |= {"undecided": ("D", style.LINE)}
-
-
-def forest(rows: pd.DataFrame, x_label: str, note: str = "") -> Figure:
-    """Draw differences with their intervals, a line each; grey: what a margin calls equal.
-
-    Args:
-        rows: label, value, low, high, margin (nan: none) and outcome, one of OUTCOMES.
-        note: the footer.
-    """
-    labels = [textwrap.fill(label, 48) for label in rows["label"]]
-    tall = 0.1 + 0.15 * max(1 + label.count("\n") for label in labels)
-    numbers = [Estimate(row.value, row.low, row.high, 1, 1) for row in rows.itertuples()]
-    with mpl.rc_context(style.STYLE):
-        figure, (axes,) = style.panels(1, tall * len(rows) + 0.5)
-        style.set_scale(axes.xaxis, "fit", numbers, 5)
-        axes.axvline(0, color=style.LINE, lw=0.9, zorder=0.7)
-        for y, (row, n) in enumerate(zip(rows.itertuples(), numbers, strict=True)):
-            equal = {"color": style.BAND, "lw": 0, "zorder": 0.5}
-            axes.fill_betweenx([-y - 0.35, 0.35 - y], -row.margin, row.margin, **equal)
-            style.draw_point(axes, n, -y, OUTCOMES[row.outcome])
-            text = f"{n.value:.2f} [{n.low:.2f}, {n.high:.2f}]"
-            axes.annotate(text, (1.02, -y), xycoords=("axes fraction", "data"), va="center")
-        axes.set_yticks([-float(y) for y in range(len(rows))], labels)
-        axes.set(ylim=(0.5 - len(rows), 0.5), xlabel=x_label)
-        handles = {outcome: style.key(mark) for outcome, mark in OUTCOMES.items()}
-        return style.finish(figure, handles, note)
 
 
 TERMS = {"forget": "Forget", "mismatch": "Mismatch", "keep": "Keep", "retain": "Retain"}
 TERMS |= {"total": "Weighted sum", "loss": "Loss", "verbatim_share": "Verbatim share"}
 
 
+@mpl.rc_context(style.STYLE)
 def curves_of_training(histories: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw each loss term of a training against the step or the epoch, a line per method.
 
@@ -251,16 +220,15 @@ def curves_of_training(histories: Mapping[str, pd.DataFrame]) -> Figure:
     terms = [term for term in TERMS if any(term in each for each in histories.values())]
     if not terms:
         raise CompanionError(f"No history of a training has one of the columns {', '.join(TERMS)}.")
-    with mpl.rc_context(style.STYLE):
-        figure, every = style.panels(len(terms), 1.6, columns=5)
-        handles = Handles()
-        for axes, term in zip(every, terms, strict=True):
-            for place, (label, history) in enumerate(histories.items()):
-                x = "step" if "step" in history else "epoch"
-                line = {"color": style.SERIES[place % 6], "ls": style.DASHES[place % 6]}
-                known = history.dropna(subset=[term]) if term in history else history[:0]
-                marker = "o" if len(known) < len(history) else ""
-                axes.plot(known[x], known.get(term, []), marker=marker, ms=3, **line)
-                handles[label] = Line2D([], [], **line)
-            axes.set(title=TERMS[term], xlabel=x.capitalize())
-        return style.finish(figure, handles)
+    figure, every = style.panels(len(terms), 1.6, columns=5)
+    handles = Handles()
+    for axes, term in zip(every, terms, strict=True):
+        for place, (label, history) in enumerate(histories.items()):
+            x = "step" if "step" in history else "epoch"
+            line = style.LINES[place % 6]
+            known = history.dropna(subset=[term]) if term in history else history[:0]
+            marker = "o" if len(known) < len(history) else ""
+            axes.plot(known[x], known.get(term, []), marker=marker, ms=3, **line)
+            handles[label] = mpl.lines.Line2D([], [], **line)
+        axes.set(title=TERMS[term], xlabel=x.capitalize())
+    return style.finish(figure, handles)

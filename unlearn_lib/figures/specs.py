@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from unlearn_lib.figures import style
 from unlearn_lib.figures.kinds import Drawn, Measure, Source, curves, dots, tradeoff
 from unlearn_lib.results import Items
-from unlearn_lib.tables import ATTACKS, PARTS, SIZES, TASKS, Names, Table, methods_of, models_of
+from unlearn_lib.tables import ATTACKS, PARTS, SIZES, TASKS, Names, commit_of, methods_of, models_of
 from unlearn_lib.util import CompanionError, digest, nearest, slug, write_text
 
 FOOTER = "bars: 95 % intervals · n: questions, all seeds together · arrows point to the better side"
@@ -51,8 +51,8 @@ def search(source: Source) -> Drawn:
         steps, best = rows.pivot_table("value", ["seed", "condition"], "metric"), []
         for place, (seed, path) in enumerate(steps.groupby("seed")):
             x, y = path["search_strength"], path["search_objective"]
-            line = {"color": style.SERIES[place % 6], "ls": style.DASHES[place % 6]}
-            handles |= {f"seed {seed}": axes.plot(x, y, marker="o", ms=4, lw=0.9, **line)[0]}
+            line = {"marker": "o", "ms": 4, "lw": 0.9} | style.LINES[place % 6]
+            handles |= {f"seed {seed}": axes.plot(x, y, **line)[0]}
             axes.plot(x[y.idxmin()], y.min(), "*", ms=11, color=style.DARK, mec="white", zorder=4)
             best.append(f"{x[y.idxmin()]:.3g}")
         style.set_scale(axes.xaxis, "log", map(style.exactly, steps["search_strength"]))
@@ -74,12 +74,7 @@ def robustness(source: Source) -> Drawn:
     return dots(source, panels + missing, ATTACKS)
 
 
-def measures(text: str, **settings: Any) -> list[Measure]:
-    """Return measures of `metric`, `metric@split` or `metric@split/base`, with equal settings."""
-    columns = Table("", text).columns
-    return [Measure(each.metric, each.split, each.relative, **settings) for each in columns]
-
-
+measures = Measure.parsed
 DEGENERATE = Measure("degenerate_share", "forget", limit=(10, "10 % degenerate"))
 FORGET = Measure("verbatim_share", label="Verbatim, forget (%)", better="lower", band="base")
 KEEP = Measure("verbatim_share", "retain", better="higher")
@@ -106,6 +101,7 @@ AUTHORS = [
     QUALITY,
 ]
 GUARDED = "model_utility asg leak_share rougeL_recall perplexity_answer unique_token_ratio"
+ECO = [QUALITY, *measures(GUARDED, band="retain_model")]
 RECITED = ("verbatim_share", "rougeL_recall", "meteor", "similarity_text", "perplexity_answer")
 GUARDED_BOOK = [Measure(m, "forget", band="base", also=f"{m}@retain") for m in RECITED]
 CHANCE = (25, "chance: 25 %")
@@ -129,9 +125,7 @@ FIGURES = {
     "closer_look_grid": Spec(tradeoff, "authors continual people", [GRID]),
     "closer_look_continual": Spec(curves, "continual", [[MU, FE], PARTS, "After part"], "", PARTS),
     "eco_tradeoff": Spec(tradeoff, "authors", [[(UTILITY, QUALITY, "authors")]], "eco"),
-    "eco_methods": Spec(
-        dots, "authors", [[QUALITY, *measures(GUARDED, band="retain_model")]], "eco"
-    ),
+    "eco_methods": Spec(dots, "authors", [ECO], "eco"),
     "eco_book": Spec(dots, "book", [[*GUARDED_BOOK, Measure("asg")]], "eco"),
     "eco_search": Spec(search, "authors book science", [], "eco", r"\d\d", STEPS),
     "eco_robustness": Spec(robustness, "authors", [], "", ATTACKS),
@@ -169,8 +163,8 @@ def draw(name: str, items: Items, labels: Names, note: str = "", model: str = ""
         return style.finish(figure, handles, f"{spec.footer}\n{' · '.join(filter(None, notes))}")
 
 
-def write_all(items: Items, folder: Path, labels: Names, origin: Mapping[str, Any]) -> list[Path]:
-    """Write every figure as PNG, SVG and PDF, and `provenance.json`; return the paths.
+def write_all(items: Items, folder: Path, labels: Names, origin: Mapping[str, Any]) -> None:
+    """Write every figure as PNG, SVG and PDF, and `provenance.json`.
 
     Of several language models the first has figures `<name>`, the others `<name>_<model>`. The same
     items give the same bytes on one machine.
@@ -178,18 +172,14 @@ def write_all(items: Items, folder: Path, labels: Names, origin: Mapping[str, An
     Args:
         origin: goes into the provenance; `profile` and `git` stand in the footers too.
     """
-    git = origin.get("git") or {}
-    commit = str(git.get("commit") or "unknown")[:7] + "+" * bool(git.get("dirty"))
-    note = f"profile {origin.get('profile', 'unnamed')} · commit {commit}"
+    note = f"profile {origin.get('profile', 'unnamed')} · commit {commit_of(origin, 7)}"
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
     for name in figures_of(items):
         models = models_of(items, FIGURES[name].tasks_in(items)[0])
         for place, model in enumerate(models):
             figure = draw(name, items, labels, note, model if len(models) > 1 else "")
             for kind in style.UNDATED:
-                paths.append(folder / f"{name}{f'_{slug(model)}' * (place > 0)}.{kind}")
-                paths[-1].write_bytes(style.rendered(figure, kind))
+                path = folder / f"{name}{f'_{slug(model)}' * (place > 0)}.{kind}"
+                path.write_bytes(style.rendered(figure, kind))
     details = {**origin, "figures": figures_of(items), "items": digest(items.frame.to_csv())}
     write_text(folder / "provenance.json", json.dumps(details, indent=1, sort_keys=True) + "\n")
-    return [*paths, folder / "provenance.json"]

@@ -38,6 +38,7 @@ BLUE, ORANGE, GREEN, PINK, AMBER = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "
 SERIES = (BLUE, GREEN, PINK, AMBER, "#56B4E9", "#000000")
 """Okabe and Ito's colours, which the colour-blind can tell apart; orange is for what is broken."""
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
+LINES = list(mpl.cycler(color=SERIES, ls=DASHES))
 DASHED = {"color": LINE, "lw": 0.9, "ls": (0, (4, 2))}
 Mark = tuple[str, str]
 """Marker and colour."""

@@ -19,16 +19,15 @@ Where the released code differs:
 """
 
 import hashlib
-import math
 from collections.abc import Callable
 from typing import get_args
 
 import torch
+from torch import Tensor
 
 from unlearn_lib.settings import CorruptionName
 from unlearn_lib.util import CompanionError, nearest
 
-Tensor = torch.Tensor
 CORRUPTIONS: tuple[str, ...] = get_args(CorruptionName)
 CHANGES: dict[str, Callable[[Tensor, float, Tensor], Tensor]] = {
     "rand_noise": lambda rows, strength, normal: rows + strength * normal,
@@ -59,7 +58,7 @@ def corrupt(
         embeddings: float [T, d], one row a token; never written to.
         chosen: bool [T], the rows to corrupt.
         name: one of `CORRUPTIONS`.
-        strength: at least 0, in the unit of the embeddings.
+        strength: in the unit of the embeddings.
         dims: how many components of a row change, 1 to d. Default None: all.
         seed: of noise, rand_n and shuffle, see `prompt_seed`. Default 0.
 
@@ -67,8 +66,8 @@ def corrupt(
         A new tensor [T, d] of the embeddings' dtype and device; an equal copy if none is chosen.
 
     Raises:
-        CompanionError: unknown name; a strength that is negative or not finite; dims outside 1 to
-            d; a result that the embeddings' dtype cannot hold.
+        CompanionError: unknown name; dims outside 1 to d; a result that the embeddings' dtype
+            cannot hold.
     """
     width = embeddings.shape[1]
     dims = width if dims is None else dims
@@ -76,8 +75,6 @@ def corrupt(
         raise CompanionError(f"There is no corruption '{name}'{nearest(name, CORRUPTIONS)}.")
     if not 1 <= dims <= width:
         raise CompanionError(f"dims is {dims}: give 1 to {width}, an embedding's components.")
-    if not 0 <= strength < math.inf:
-        raise CompanionError(f"The strength is {strength:g}: give a finite number, 0 or larger.")
     chosen = chosen.to(embeddings.device)
     rows = embeddings[chosen]
     wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
@@ -87,9 +84,7 @@ def corrupt(
             f"Strength {strength:g} takes embeddings beyond what {rows.dtype} holds: take a "
             "smaller one, or load the model in bfloat16 or float32."
         )
-    result = embeddings.clone()
-    result[chosen] = changed
-    return result
+    return embeddings.index_put((chosen,), changed)
 
 
 def prompt_seed(text: str, seed: int = 0) -> int:

@@ -26,7 +26,6 @@ a flagged name there.
 
 import contextlib
 import functools
-import inspect
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -39,14 +38,15 @@ import torch
 from unlearn_lib.assets import find_model
 from unlearn_lib.guard.corruptions import corrupt, prompt_seed
 from unlearn_lib.guard.prompts import refusal
-from unlearn_lib.guard.tokens import Frame, NerModel, chosen_tokens, question_text
+from unlearn_lib.guard.tokens import Frame, NamesIn, chosen_tokens, load_ner, question_text
 from unlearn_lib.settings import CorruptionSettings
 from unlearn_lib.text_classifier import TextClassifier
 from unlearn_lib.util import CompanionError, write_text
 
 Rows = Sequence[Sequence[int]]
 DESCRIPTION = "guard.json"
-VALUES = ("task", "threshold", "strength", "seed")
+SAVED = ("task", "threshold", "corruption", "strength", "scripts", "seed")
+"""Attributes of a guard that are written as JSON."""
 Part = tuple[int, list[int], int]
 """A flagged prompt of a batch: its row, the places of its chosen tokens, its noise's seed."""
 
@@ -77,10 +77,10 @@ class Guard:
     seed: int = 0
 
     @functools.cached_property
-    def ner(self) -> NerModel | None:
-        """The model that finds names; None: every token of a question is corrupted."""
+    def ner(self) -> NamesIn | None:
+        """What finds names; None: every token of a question is corrupted."""
         name = self.corruption.ner
-        return None if name is None else NerModel.load(find_model(name).folder)
+        return None if name is None else load_ner(find_model(name).folder)
 
     def flags(self, prompts: Sequence[str]) -> np.ndarray:
         """Return which prompts are to be corrupted, bool [n].
@@ -105,9 +105,9 @@ class Guard:
     def save(self, folder: Path, **more: Any) -> None:
         """Write the guard, and more JSON values, into a folder: safetensors and JSON."""
         self.classifier.save(folder / "classifier")
-        written = {name: getattr(self, name) for name in (*VALUES, "scripts")} | more
-        written["corruption"] = self.corruption.model_dump(mode="json")
-        write_text(folder / DESCRIPTION, json.dumps(written, indent=1, sort_keys=True) + "\n")
+        written = {name: getattr(self, name) for name in SAVED} | more
+        text = json.dumps(written, indent=1, sort_keys=True, default=dict)
+        write_text(folder / DESCRIPTION, text + "\n")
 
     @classmethod
     def load(cls, folder: Path, task: str | None = None) -> "Guard":
@@ -121,14 +121,12 @@ class Guard:
         """
         try:
             written = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-            guard = cls(
-                classifier=TextClassifier.load(folder / "classifier"),
-                corruption=CorruptionSettings.model_validate(written["corruption"]),
-                scripts=tuple(written["scripts"]),
-                **{name: written[name] for name in VALUES},
-            )
-        except (OSError, ValueError, KeyError) as error:
+            values = {name: written[name] for name in SAVED}
+            values["corruption"] = CorruptionSettings(**values["corruption"])
+            values["scripts"] = tuple(values["scripts"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise CompanionError(f"{folder} holds no complete guard ({error!r}).") from error
+        guard = cls(classifier=TextClassifier.load(folder / "classifier"), **values)
         if task not in (None, guard.task):
             raise CompanionError(
                 f"The guard in {folder} was trained for task '{guard.task}', not for '{task}'."
@@ -136,11 +134,11 @@ class Guard:
         return guard
 
 
-class GuardedModel:
+class GuardedModel(torch.nn.Module):
     """Wraps a `transformers` causal LM; `generate` and calls corrupt the prompts that are flagged.
 
-    Everything else (`config`, `device`, `to`, ...) is the wrapped model's; what would return it
-    returns the guarded one. A batch may hold flagged and other prompts: the others' rows get, bit
+    Everything else (`config`, `device`, ...) is the wrapped model's; `to`, `eval` and the like
+    return the guarded one. A batch may hold flagged and other prompts: the others' rows get, bit
     for bit, what the plain model gives them in that batch.
 
     Args:
@@ -162,27 +160,17 @@ class GuardedModel:
         frame: Frame | None = None,
         judge: Callable[[Sequence[str]], Any] | None = None,
     ) -> None:
+        super().__init__()
         self.model, self.tokenizer, self.guard = model, tokenizer, guard
         self.frame = frame or Frame()
         self.judge = judge or guard.flags
-        self.embeddings = model.get_input_embeddings()
+        self.training = model.training
 
     def __getattr__(self, name: str) -> Any:
-        if name == "model":  # not there yet: while it is copied or unpickled
-            raise AttributeError(name)
-        attribute = getattr(self.model, name)
-        if not inspect.ismethod(attribute):
-            return attribute
-
-        def method(*arguments: Any, **options: Any) -> Any:
-            result = attribute(*arguments, **options)
-            return self if result is self.model else result
-
-        return method
-
-    def forward(self, *arguments: Any, **options: Any) -> Any:
-        """Do the same as a call: no way around the guard."""
-        return self(*arguments, **options)
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.model, name)
 
     def plan(self, prompts: Rows) -> list[tuple[list[int], int] | None]:
         """Return what is corrupted of each prompt: places of tokens and a seed; None: nothing.
@@ -191,32 +179,22 @@ class GuardedModel:
             prompts: token ids, without padding or answers.
 
         Raises:
-            CompanionError: a prompt that is empty, too long, in an unseen script, or flagged
-                without a token to corrupt.
+            CompanionError: a prompt that is empty, in an unseen script, or flagged without a token
+                to corrupt.
         """
-        context = getattr(self.model.config, "max_position_embeddings", None)
-        for row in prompts:
-            if not len(row) or (context and len(row) >= context):
-                raise CompanionError(
-                    f"A prompt has {len(row)} tokens: give at least one, and room for an answer in "
-                    f"the model's context of {context}."
-                )
         texts = [question_text(self.tokenizer, row, self.frame) for row in prompts]
-        return [
-            self._planned(row, text) if flag else None
-            for row, text, flag in zip(prompts, texts, self.judge(texts), strict=True)
-        ]
+        plans: list[tuple[list[int], int] | None] = []
+        for row, text, flagged in zip(prompts, texts, self.judge(texts), strict=True):
+            ner = self.guard.ner
+            places = chosen_tokens(self.tokenizer, row, self.frame, ner) if flagged else []
+            if flagged and not places:
+                raise CompanionError(
+                    "A flagged prompt has no token to corrupt, as its last never is: nothing is "
+                    "answered; ask in more words."
+                )
+            plans.append((places, prompt_seed(text, self.guard.seed)) if flagged else None)
+        return plans
 
-    def _planned(self, row: Sequence[int], text: str) -> tuple[list[int], int]:
-        places = chosen_tokens(self.tokenizer, row, self.frame, self.guard.ner)
-        if not places:
-            raise CompanionError(
-                "A flagged prompt has no token to corrupt, as its last never is: nothing is "
-                "answered; ask in more words."
-            )
-        return places, prompt_seed(text, self.guard.seed)
-
-    @torch.no_grad()
     def generate(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **options: Any
     ) -> Any:
@@ -242,7 +220,7 @@ class GuardedModel:
         with self._corrupting(input_ids, _visible(input_ids, mask)):
             return self.model.generate(**options)
 
-    def __call__(self, input_ids: torch.Tensor, prompts: Rows | None = None, **options: Any) -> Any:
+    def forward(self, input_ids: torch.Tensor, prompts: Rows | None = None, **options: Any) -> Any:
         """Run one forward pass, in which tokens of prompts may be corrupted and answers never.
 
         Args:
@@ -267,7 +245,7 @@ class GuardedModel:
         It does so once with the cache on, and for every new token with the cache off: the row then
         begins with the prompt.
         """
-        parts = self.parts_of(input_ids, places)
+        parts = self._flagged(input_ids, places)
         if not parts:
             yield
             return
@@ -285,24 +263,16 @@ class GuardedModel:
             done = True
             return self.corrupted(output, parts, output.shape[0] // rows)
 
-        handle = self.embeddings.register_forward_hook(hook)
-        try:
+        with self.model.get_input_embeddings().register_forward_hook(hook):
             yield
-        finally:
-            handle.remove()
         if not done:
             raise CompanionError(
                 "The model never looked its input embeddings up, so nothing was corrupted and "
                 "nothing is answered."
             )
 
-    def parts_of(self, input_ids: torch.Tensor, places: Rows) -> list[Part]:
-        """Return the flagged prompts of a batch, with the places of their chosen tokens in it.
-
-        Args:
-            input_ids: int64 [B, T], or one packed row, [1, L].
-            places: of each prompt's tokens in its row, or in the packed row.
-        """
+    def _flagged(self, input_ids: torch.Tensor, places: Rows) -> list[Part]:
+        """Return the flagged prompts of a batch; `places` are those of each prompt's tokens."""
         rows = [0 if len(input_ids) == 1 else row for row in range(len(places))]
         prompts = [input_ids[row, list(own)].tolist() for row, own in zip(rows, places)]
         return [
@@ -329,31 +299,24 @@ class GuardedModel:
 
     def save_pretrained(self, folder: Path) -> None:
         """Write the guard, not the model: safetensors and JSON, no pickle."""
-        frame, width = (self.frame.before, self.frame.after), self.embeddings.weight.shape[-1]
-        self.guard.save(folder, frame=frame, width=width)
+        width = self.model.get_input_embeddings().weight.shape[-1]
+        self.guard.save(folder, frame=(self.frame.before, self.frame.after), width=width)
 
     @classmethod
-    def from_pretrained(
-        cls, folder: Path, model: Any, tokenizer: Any, task: str | None = None
-    ) -> "GuardedModel":
+    def from_pretrained(cls, folder: Path, model: Any, tokenizer: Any) -> "GuardedModel":
         """Put a saved guard in front of the model that it was made for.
-
-        Args:
-            task: what the guard is wanted for; None: whatever it was trained for.
 
         Raises:
             CompanionError: as in `Guard.load`; or a model with embeddings of another width.
         """
-        guard = Guard.load(folder, task)
+        guard, width = Guard.load(folder), model.get_input_embeddings().weight.shape[-1]
         written = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        guarded = cls(model, tokenizer, guard, Frame(*map(tuple, written["frame"])))
-        width = guarded.embeddings.weight.shape[-1]
         if written["width"] != width:
             raise CompanionError(
                 f"The guard in {folder} was made for embeddings of width {written['width']}, and "
                 f"this model's have {width}: its strength means nothing there; search it again."
             )
-        return guarded
+        return cls(model, tokenizer, guard, Frame(*map(tuple, written["frame"])))
 
 
 def _visible(input_ids: torch.Tensor, mask: torch.Tensor | None) -> list[list[int]]:

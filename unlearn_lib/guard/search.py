@@ -61,27 +61,23 @@ def zeroth_order(objective: Callable[[float], float], settings: SearchSettings) 
     """
     floor = settings.smallest if settings.logarithmic else FLOOR
     epsilon = settings.perturbation
+    asked: list[tuple[float, float]] = []
     steps: list[SearchStep] = []
-    calls = 0
-
-    def strength_of(beta: float) -> float:
-        return float(np.power(10.0, beta)) if settings.logarithmic else beta
 
     def ask(beta: float) -> float:
-        nonlocal calls
-        calls += 1
-        strength = strength_of(beta)
+        strength = float(np.power(10.0, beta)) if settings.logarithmic else beta
         value = float(objective(strength)) if np.isfinite(strength) else np.nan
+        asked.append((strength, value))
         if not np.isfinite(value):
             raise CompanionError(
-                f"The search's objective is {value} at strength {strength:g} (call {calls}): mend "
-                "the objective, or give a smaller start or learning_rate."
+                f"The search's objective is {value} at strength {strength:g} (call {len(asked)}): "
+                "mend the objective, or give a smaller start or learning_rate."
             )
         return value
 
     def visit(beta: float) -> float:
         value = ask(beta)
-        steps.append(SearchStep(len(steps), strength_of(beta), value, calls))
+        steps.append(SearchStep(len(steps), *asked[-1], len(asked)))
         return value
 
     starts = [(start, visit(start)) for start in (settings.start, *settings.other_starts)]

@@ -7,6 +7,8 @@ prompt and answer together, so that answers are corrupted while they are scored;
 prompt's tokens are looked at.
 """
 
+import functools
+import re
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,64 +16,54 @@ from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
+import transformers as hf
+
+from unlearn_lib.text_classifier import load_classifier
 from unlearn_lib.util import CompanionError
 
 Span = tuple[int, int]
 """Characters [start, end) of a text."""
+NamesIn = Callable[[str], list[Span]]
+"""From a text to the characters of the names in it; spans may overlap."""
 NER_STRIDE = 32
-"""Tokens that the windows share in which a NerModel reads a text too long for it."""
+"""Tokens that the windows share in which a model of names reads a text too long for it."""
 WORDS = "who what which when where why how is are did do can in on the a tell please".split()
 PROBES = (*string.printable.strip(), *WORDS, *map(str.title, WORDS))
 """Questions that begin and end in many ways, by which a template shows itself."""
 
 
-@dataclass(frozen=True, eq=False)
-class NerModel:
-    """A token classifier that finds entities of any kind, on the CPU; the paper's bert-base-NER.
+def load_ner(folder: Path) -> NamesIn:
+    """Return what finds entities of any kind by a token classifier; the paper's bert-base-NER.
 
-    A word is found whole when any of its pieces is. The released code takes any entity too.
+    It reads texts of any length, on the CPU. The released code takes any entity too.
 
-    Attributes:
-        pipeline: a token-classification pipeline of transformers.
+    Args:
+        folder: local; nothing is fetched.
+
+    Raises:
+        CompanionError: no such model, or one that was not trained to find names.
     """
+    model, tokenizer = load_classifier(folder, hf.AutoModelForTokenClassification)
+    if "O" not in model.config.label2id:
+        raise CompanionError(
+            f"The model in {folder} was not trained to find names, as dslim/bert-base-NER was."
+        )
+    stride = min(NER_STRIDE, tokenizer.model_max_length // 4)
+    options = {"aggregation_strategy": "simple", "stride": stride, "device": "cpu"}
+    finder = hf.pipeline("token-classification", model=model, tokenizer=tokenizer, **options)
+    return functools.partial(names_in, finder)
 
-    pipeline: Any
 
-    @classmethod
-    def load(cls, folder: Path) -> "NerModel":
-        """Load a token classifier from a local folder; nothing is fetched.
+def names_in(finder: Any, text: str) -> list[Span]:
+    """Return the entities of a text and every word that overlaps one.
 
-        Raises:
-            CompanionError: no such model, or one that was not trained to find names.
-        """
-        from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
-
-        local = {"local_files_only": True, "trust_remote_code": False}
-        try:
-            model, report = AutoModelForTokenClassification.from_pretrained(
-                folder, use_safetensors=True, output_loading_info=True, **local
-            )
-            tokenizer = AutoTokenizer.from_pretrained(folder, **local)
-            if report["missing_keys"] or "O" not in model.config.label2id:
-                raise ValueError("it was not trained to find names, as dslim/bert-base-NER was")
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise CompanionError(f"{folder} holds no token classifier ({reason}).") from error
-        positions = model.config.max_position_embeddings
-        tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
-        stride = min(NER_STRIDE, tokenizer.model_max_length // 4)
-        options = {"aggregation_strategy": "simple", "stride": stride, "device": "cpu"}
-        return cls(pipeline("token-classification", model=model, tokenizer=tokenizer, **options))
-
-    def __call__(self, text: str) -> list[Span]:
-        """Return the entities of a text of any length, in order, without overlap."""
-        spans: list[Span] = []
-        for entity in self.pipeline(text) if text.strip() else ():
-            start, end = _whole_words(text, int(entity["start"]), int(entity["end"]))
-            if spans and start <= spans[-1][1]:
-                start, end = spans[-1][0], max(end, spans.pop()[1])
-            spans.append((start, end))
-        return spans
+    Args:
+        finder: a token-classification pipeline of transformers.
+    """
+    entities = finder(text) if text.strip() else []
+    pieces = [(int(entity["start"]), int(entity["end"])) for entity in entities]
+    words = [match.span() for match in re.finditer(r"[^\W_]+", text)]
+    return pieces + [word for word in words if _overlaps(word, pieces)]
 
 
 @dataclass(frozen=True)
@@ -132,7 +124,7 @@ def token_spans(tokenizer: Any, ids: Sequence[int]) -> list[Span]:
 
 
 def chosen_tokens(
-    tokenizer: Any, ids: Sequence[int], frame: Frame, ner: NerModel | None = None
+    tokenizer: Any, ids: Sequence[int], frame: Frame, ner: NamesIn | None = None
 ) -> list[int]:
     """Return the places of a prompt's tokens that are corrupted if it is flagged.
 
@@ -154,11 +146,7 @@ def chosen_tokens(
         question = ids[start:end]
         names = ner(_decode(tokenizer, question))
         spans = token_spans(tokenizer, question)
-        named = [
-            place
-            for place, (first, last) in zip(every, spans)
-            if any(first < stop and begin < last for begin, stop in names)
-        ]
+        named = [place for place, span in zip(every, spans) if _overlaps(span, names)]
     return named or list(every)
 
 
@@ -168,12 +156,8 @@ def question_text(tokenizer: Any, ids: Sequence[int], frame: Frame) -> str:
     return _decode(tokenizer, ids[start:end], skip_special_tokens=True).strip()
 
 
-def _whole_words(text: str, start: int, end: int) -> Span:
-    while start > 0 and text[start - 1].isalnum() and text[start].isalnum():
-        start -= 1
-    while end < len(text) and text[end].isalnum() and text[end - 1].isalnum():
-        end += 1
-    return start, end
+def _overlaps(span: Span, others: Sequence[Span]) -> bool:
+    return any(span[0] < end and start < span[1] for start, end in others)
 
 
 def _decode(tokenizer: Any, ids: Sequence[int], skip_special_tokens: bool = False) -> str:

@@ -14,7 +14,7 @@ from difflib import SequenceMatcher
 import numpy as np
 from numpy.typing import ArrayLike
 
-from unlearn_lib.metrics.texts import check_rows
+from unlearn_lib.metrics.texts import each
 from unlearn_lib.util import CompanionError
 
 VERBATIM_TOKENS = 20
@@ -38,26 +38,20 @@ def longest_run(continuation: Sequence[int], truth: Sequence[int]) -> tuple[int,
     return match.a, match.size
 
 
-def verbatim_run(
-    continuations: Sequence[Sequence[int]], truths: Sequence[Sequence[int]]
-) -> np.ndarray:
-    """Return the length in tokens of each continuation's longest run of the true text, float64 [n].
-
-    Raises:
-        CompanionError: lengths differ.
-    """
-    check_rows(continuations=continuations, truths=truths)
-    runs = [longest_run(*pair)[1] for pair in zip(continuations, truths)]
-    return np.array(runs, dtype=float)
-
-
 def verbatim(continuations: Sequence[Sequence[int]], truths: Sequence[Sequence[int]]) -> np.ndarray:
     """Return which continuations hold a run of VERBATIM_TOKENS of the true text, bool [n].
 
     A shorter true text must be there as a whole.
+
+    Raises:
+        CompanionError: lengths differ.
     """
-    needed = [min(VERBATIM_TOKENS, max(1, len(truth))) for truth in truths]
-    return verbatim_run(continuations, truths) >= np.array(needed, dtype=float)
+    return each(_is_verbatim, continuations, truths, dtype=bool)
+
+
+def _is_verbatim(continuation: Sequence[int], truth: Sequence[int]) -> bool:
+    needed = min(VERBATIM_TOKENS, max(1, len(truth)))
+    return longest_run(continuation, truth)[1] >= needed
 
 
 def extraction_strength(matches: Sequence[ArrayLike]) -> np.ndarray:
@@ -72,11 +66,11 @@ def extraction_strength(matches: Sequence[ArrayLike]) -> np.ndarray:
         matches: for each of n answers bool [L], L >= 1: at each answer token whether the model's
             most likely token, the true text before it given, is the true one.
     """
-    return np.array([_right_end(np.asarray(row, dtype=bool)) for row in matches], dtype=float)
+    return each(_right_end, matches)
 
 
-def _right_end(matches: np.ndarray) -> float:
-    wrong = np.flatnonzero(~matches)
+def _right_end(matches: Sequence[bool]) -> float:
+    wrong = np.flatnonzero(np.logical_not(matches))
     return 1.0 - (wrong[-1] + 1) / len(matches) if len(wrong) else 1.0
 
 
@@ -89,7 +83,7 @@ def exact_memorisation(matches: Sequence[ArrayLike]) -> np.ndarray:
     Args:
         matches: as in `extraction_strength`.
     """
-    return np.array([np.asarray(row, dtype=bool).mean() for row in matches], dtype=float)
+    return each(np.mean, matches)
 
 
 def loss_score(log_probabilities: Sequence[ArrayLike]) -> np.ndarray:
@@ -98,7 +92,7 @@ def loss_score(log_probabilities: Sequence[ArrayLike]) -> np.ndarray:
     Raises:
         CompanionError: a log-probability above 0.
     """
-    return np.array([row.mean() for row in _log_rows(log_probabilities)], dtype=float)
+    return each(np.mean, _log_rows(log_probabilities))
 
 
 def zlib_score(log_probabilities: Sequence[ArrayLike], texts: Sequence[str]) -> np.ndarray:
@@ -113,9 +107,8 @@ def zlib_score(log_probabilities: Sequence[ArrayLike], texts: Sequence[str]) -> 
     Raises:
         CompanionError: as in `loss_score`, lengths differ, or a single string.
     """
-    check_rows(log_probabilities=log_probabilities, texts=texts)
-    sizes = [len(zlib.compress(text.encode("utf-8"))) for text in texts]
-    return loss_score(log_probabilities) / np.array(sizes)
+    scores = loss_score(log_probabilities)
+    return each(lambda score, text: score / len(zlib.compress(text.encode())), scores, texts)
 
 
 def min_k_score(log_probabilities: Sequence[ArrayLike], k: float = K) -> np.ndarray:
@@ -129,7 +122,7 @@ def min_k_score(log_probabilities: Sequence[ArrayLike], k: float = K) -> np.ndar
             Default 0.2.
 
     Raises:
-        CompanionError: as in `loss_score`, or k outside its range.
+        CompanionError: as in `loss_score`.
     """
     return _mean_of_lowest(_log_rows(log_probabilities), k)
 
@@ -152,13 +145,13 @@ def min_k_plus_plus_score(
         k: as in `min_k_score`.
 
     Raises:
-        CompanionError: as in `min_k_score`, or lengths differ.
+        CompanionError: as in `loss_score`.
     """
-    check_rows(log_probabilities=log_probabilities, means=means, deviations=deviations)
-    standardised = []
-    for row, mean, deviation in zip(_log_rows(log_probabilities), means, deviations):
-        spread = np.maximum(np.asarray(deviation, dtype=float), SMALLEST_DEVIATION)
-        standardised.append((row - np.asarray(mean, dtype=float)) / spread)
+    rows = zip(_log_rows(log_probabilities), means, deviations, strict=True)
+    standardised = [
+        np.subtract(row, mean) / np.maximum(deviation, SMALLEST_DEVIATION)
+        for row, mean, deviation in rows
+    ]
     return _mean_of_lowest(standardised, k)
 
 
@@ -172,7 +165,4 @@ def _log_rows(log_probabilities: Sequence[ArrayLike]) -> list[np.ndarray]:
 
 
 def _mean_of_lowest(rows: Sequence[np.ndarray], k: float) -> np.ndarray:
-    if not 0 < k <= 1:
-        raise CompanionError(f"k is {k}: give a share of the tokens, above 0 and at most 1.")
-    lowest = [np.sort(row)[: max(1, int(k * len(row)))] for row in rows]
-    return np.array([row.mean() for row in lowest], dtype=float)
+    return each(lambda row: np.sort(row)[: max(1, int(k * len(row)))].mean(), rows)

@@ -12,18 +12,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import special, stats
+import pandas as pd
+from scipy import stats
 
-from unlearn_lib.metrics.questions import folded_truth_ratio
+from unlearn_lib.metrics import questions
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
 FORGET, RETAIN, HOLDOUT = "forget", "retain", "holdout"
 OPTION_SPLITS = ("real_authors", "world_facts")
 """Splits whose probability is a share among the options, as in TOFU."""
-UTILITY_SPLITS = (RETAIN, *OPTION_SPLITS)
-SIMILARITIES = ("bleu", "rougeL_recall", "meteor", "cosine")
-"""What the average similarity gap is over."""
 
 Weights = np.ndarray
 """How much each question weighs in each resample, [resamples, n]."""
@@ -37,23 +35,25 @@ class Sample:
         values: item metric -> float [n], nan where a question has none. A metric of a model that
             is compared with is called `<metric>@<model>`.
         split, cluster: str [n].
+        other: the same questions, asked of the model that is subtracted in a comparison.
     """
 
     values: Mapping[str, np.ndarray]
     split: np.ndarray
     cluster: np.ndarray
+    other: "Sample | None" = None
 
     def __len__(self) -> int:
         return len(self.split)
 
-    def numbered(self, prefix: str) -> np.ndarray:
-        """Values of the metrics `<prefix>1`, `<prefix>2`, ... side by side, [n, k]."""
-        names = sorted((name for name in self.values if _is_numbered(name, prefix)), key=len)
-        return np.stack([self.values[name] for name in names], axis=-1)
+    @property
+    def columns(self) -> list[np.ndarray]:
+        """The values of each item metric, in the order in which they are read."""
+        return list(self.values.values())
 
 
-def _is_numbered(name: str, prefix: str) -> bool:
-    return name.startswith(prefix) and name[len(prefix) :].isdigit()
+Estimator = Callable[[Sample, Weights], np.ndarray]
+"""A statistic of a sample in each resample, [resamples]."""
 
 
 def mean(values: np.ndarray, weights: Weights) -> np.ndarray:
@@ -64,18 +64,18 @@ def mean(values: np.ndarray, weights: Weights) -> np.ndarray:
     return np.divide(sums, total, out=np.full(len(total), np.nan), where=total > 0)
 
 
-def _in(sample: Sample, values: np.ndarray, *splits: str) -> np.ndarray:
-    return np.where(np.isin(sample.split, splits), values, np.nan)
+def _in(sample: Sample, values: np.ndarray, split: str) -> np.ndarray:
+    return np.where(sample.split == split, values, np.nan)
 
 
 def first_mean(sample: Sample, weights: Weights) -> np.ndarray:
     """Mean of the one item metric that is read."""
-    return mean(next(iter(sample.values.values())), weights)
+    return mean(sample.columns[0], weights)
 
 
 def first_positive_mean(sample: Sample, weights: Weights) -> np.ndarray:
     """Mean of the one item metric that is read, values below 0 counted as 0."""
-    return mean(_positive(next(iter(sample.values.values()))), weights)
+    return mean(_positive(sample.columns[0]), weights)
 
 
 def _positive(values: np.ndarray) -> np.ndarray:
@@ -84,7 +84,7 @@ def _positive(values: np.ndarray) -> np.ndarray:
 
 def middle(sample: Sample, weights: Weights) -> np.ndarray:
     """Median of the one item metric that is read; resamples are not told apart."""
-    return np.full(len(weights), np.nanmedian(next(iter(sample.values.values()))))
+    return np.full(len(weights), np.nanmedian(sample.columns[0]))
 
 
 def reduction(sample: Sample, weights: Weights) -> np.ndarray:
@@ -92,13 +92,13 @@ def reduction(sample: Sample, weights: Weights) -> np.ndarray:
 
     Effectiveness E of Arora et al. 2024, eq. 1; nan where the base rate is 0.
     """
-    now, before = (mean(values, weights) for values in sample.values.values())
+    now, before = (mean(values, weights) for values in sample.columns)
     return 100 * (1 - np.divide(now, before, out=np.full_like(now, np.nan), where=before > 0))
 
 
 def log_perplexity(sample: Sample, weights: Weights) -> np.ndarray:
     """Nats per token: all losses over all tokens, so that every token weighs the same."""
-    losses, tokens = sample.values.values()
+    losses, tokens = sample.columns
     return mean(losses, weights) / mean(tokens, weights)
 
 
@@ -115,9 +115,10 @@ def option_probability(sample: Sample, weights: Weights) -> np.ndarray:
 def _probability_by_split(sample: Sample, every_split: bool = False) -> np.ndarray:
     """TOFU's probability: the answer's own, on option splits its share among the options."""
     right = sample.values["loss_answer"]
-    wrong = sample.numbered("loss_wrong_")
+    names = sorted((name for name in sample.values if name.startswith("loss_wrong_")), key=len)
+    wrong = np.stack([sample.values[name] for name in names], axis=-1)
     wrong = np.where(np.isnan(wrong), np.inf, wrong)  # sets differ in how many they have
-    shares = special.softmax(-np.column_stack([right, wrong]), axis=1)[:, 0]
+    shares = questions.option_probability(right, wrong)
     options = every_split | np.isin(sample.split, OPTION_SPLITS)
     return np.where(options, shares, np.exp(-right))
 
@@ -129,11 +130,9 @@ def truth_ratio(sample: Sample, weights: Weights) -> np.ndarray:
 
 def _folded(sample: Sample) -> np.ndarray:
     ratios = sample.values["truth_ratio"]
-    known, folded = np.isfinite(ratios), np.full(len(ratios), np.nan)
-    for forget in (True, False):
-        rows = known & ((sample.split == FORGET) == forget)
-        folded[rows] = folded_truth_ratio(ratios[rows], forget)
-    return folded
+    known = np.isfinite(ratios)
+    folded = questions.folded_truth_ratio(np.where(known, ratios, 1), sample.split == FORGET)
+    return np.where(known, folded, np.nan)
 
 
 def hallucinated(sample: Sample, weights: Weights) -> np.ndarray:
@@ -142,7 +141,11 @@ def hallucinated(sample: Sample, weights: Weights) -> np.ndarray:
     return mean(np.prod(flags, axis=0), weights)
 
 
-def _harmonic(means: Sequence[np.ndarray]) -> np.ndarray:
+def _harmonic(
+    sample: Sample, weights: Weights, columns: Sequence[np.ndarray], splits: Sequence[str]
+) -> np.ndarray:
+    """Harmonic mean of the means of all columns on all splits."""
+    means = [mean(_in(sample, column, split), weights) for split in splits for column in columns]
     with np.errstate(over="ignore"):
         # The inverse of a mean near the smallest float is infinite, and the result 0, as it should.
         return np.asarray(stats.hmean(np.stack(means, axis=-1), axis=-1))
@@ -154,7 +157,7 @@ def model_utility(sample: Sample, weights: Weights) -> np.ndarray:
     Nine means: three measures on retain, real authors and world facts each.
     """
     columns = (sample.values["rougeL_recall"], _probability_by_split(sample), _folded(sample))
-    return _harmonic([mean(_in(sample, c, s), weights) for s in UTILITY_SPLITS for c in columns])
+    return _harmonic(sample, weights, columns, (RETAIN, *OPTION_SPLITS))
 
 
 def mu(sample: Sample, weights: Weights) -> np.ndarray:
@@ -166,7 +169,7 @@ def mu(sample: Sample, weights: Weights) -> np.ndarray:
     columns = [sample.values[name] for name in ("rougeL_recall", "token_entropy", "entailment")]
     columns += [_probability_by_split(sample), _folded(sample), _positive(sample.values["cosine"])]
     splits = [split for split in np.unique(sample.split) if split not in (FORGET, HOLDOUT)]
-    return _harmonic([mean(_in(sample, c, s), weights) for s in splits for c in columns])
+    return _harmonic(sample, weights, columns, splits)
 
 
 def fe(sample: Sample, weights: Weights) -> np.ndarray:
@@ -187,15 +190,9 @@ def fe(sample: Sample, weights: Weights) -> np.ndarray:
 
 def similarity_gap(sample: Sample, weights: Weights) -> np.ndarray:
     """ASG of ECO: mean over four similarities to the truth of |model - retain model|, 0 to 1."""
-    names = [(name, next(key for key in sample.values if key.startswith(f"{name}@")))
-             for name in SIMILARITIES]  # fmt: skip
-    gaps = [
-        np.abs(
-            mean(_positive(sample.values[a]), weights) - mean(_positive(sample.values[b]), weights)
-        )
-        for a, b in names
-    ]
-    return np.mean(gaps, axis=0)
+    means = [mean(_positive(column), weights) for column in sample.columns]
+    model, retain_model = np.split(np.stack(means), 2)
+    return np.mean(np.abs(model - retain_model), axis=0)
 
 
 def ks_distance(sample: Sample, weights: Weights) -> np.ndarray:
@@ -223,24 +220,22 @@ def ks_p_value(sample: Sample, weights: Weights) -> np.ndarray:
 
 
 def _pair(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-    columns = list(sample.values.values())
-    if len(columns) == 4:
-        return columns[0] / columns[1], columns[2] / columns[3]
-    return columns[0], columns[1]
+    if len(sample.columns) == 2:
+        return sample.columns[0], sample.columns[1]
+    losses, tokens, other_losses, other_tokens = sample.columns
+    return losses / tokens, other_losses / other_tokens
 
 
 def area(sample: Sample, weights: Weights) -> np.ndarray:
-    """Area under the ROC curve of telling the forget split from the holdout split by a score."""
-    return _area(next(iter(sample.values.values())), sample.split == FORGET, weights)
+    """Area under the ROC curve of telling a split from another by the one score that is read.
+
+    The forget split from the holdout split; of a judge, the positive from the negative.
+    """
+    return _area(sample, sample.columns[0], weights)
 
 
-def judge_area(sample: Sample, weights: Weights) -> np.ndarray:
-    """Area under the ROC curve of telling the positive split from the negative by a score."""
-    return _area(next(iter(sample.values.values())), sample.split == "positive", weights)
-
-
-def _area(scores: np.ndarray, positive: np.ndarray, weights: Weights) -> np.ndarray:
-    known = np.isfinite(scores)
+def _area(sample: Sample, scores: np.ndarray, weights: Weights) -> np.ndarray:
+    known, positive = np.isfinite(scores), np.isin(sample.split, (FORGET, "positive"))
     inside, outside = known & positive, known & ~positive
     first, second = scores[inside][:, None], scores[outside][None, :]
     wins = (first > second) + 0.5 * (first == second)
@@ -253,7 +248,7 @@ def leakage(sample: Sample, weights: Weights) -> np.ndarray:
 
     0 is best; -100 where all members are told apart; above 0 they stand out by being too unlikely.
     """
-    auc, reference = (_area(v, sample.split == FORGET, weights) for v in sample.values.values())
+    auc, reference = (_area(sample, scores, weights) for scores in sample.columns)
     return 100 * (reference - auc) / np.where(reference < 1 - 1e-12, 1 - reference, np.nan)
 
 
@@ -261,12 +256,13 @@ def leakage(sample: Sample, weights: Weights) -> np.ndarray:
 class Statistic:
     """How items become a number, and of which kind its interval is.
 
-    `interval`: `t`; `rate` (Wilson's, at the effective number of questions); `log` (the function
-    gives a logarithm, which is resampled and then exponentiated); `none`.
+    `interval`: `t`; `rate` (Wilson's, at the effective number of questions); `fall` (in per cent,
+    at most 100); `log` (the function gives a logarithm, which is resampled and then exponentiated);
+    `none`.
     """
 
-    of: Callable[[Sample, Weights], np.ndarray]
-    interval: Literal["t", "rate", "log", "none"] = "t"
+    of: Estimator
+    interval: Literal["t", "rate", "fall", "log", "none"] = "t"
 
 
 STATISTICS = {
@@ -275,7 +271,7 @@ STATISTICS = {
     "rate": Statistic(first_mean, "rate"),
     "median": Statistic(middle, "none"),
     "value": Statistic(first_mean, "none"),
-    "reduction": Statistic(reduction),
+    "reduction": Statistic(reduction, "fall"),
     "perplexity": Statistic(log_perplexity, "log"),
     "probability": Statistic(probability),
     "option probability": Statistic(option_probability),
@@ -288,7 +284,6 @@ STATISTICS = {
     "KS distance": Statistic(ks_distance),
     "KS p-value": Statistic(ks_p_value, "none"),
     "AUC": Statistic(area),
-    "AUC of the judge": Statistic(judge_area),
     "privacy leakage": Statistic(leakage),
 }
 """What `how` may say in the catalogue."""
@@ -307,7 +302,12 @@ class Spread:
         return float(stats.t.ppf((1 + CONFIDENCE) / 2, self.freedom))
 
 
-def spread(of: Callable[[Sample, Weights], np.ndarray], samples: Sequence[Sample]) -> Spread:
+def by_seed(of: Estimator, samples: Sequence[Sample]) -> list[float]:
+    """Return a statistic of all questions of each seed."""
+    return [float(of(sample, np.ones((1, len(sample))))[0]) for sample in samples]
+
+
+def spread(of: Estimator, samples: Sequence[Sample]) -> Spread:
     """Standard error of the mean over seeds of a statistic; hierarchical.
 
     Within a seed: the larger of the variance over resampled clusters and over resampled questions.
@@ -317,42 +317,35 @@ def spread(of: Callable[[Sample, Weights], np.ndarray], samples: Sequence[Sample
     less than there are (Rao and Wu 1988), which makes the variance unbiased.
     """
     within = [_within(of, sample) for sample in samples]
-    variance = sum(each.error**2 for each in within) / len(within) ** 2
-    shares = sum((each.error**2 / len(within) ** 2) ** 2 / each.freedom for each in within)
-    freedom = variance**2 / shares if shares > 0 else float("inf")
     if len(samples) == 1:
         return within[0]
-    values = [float(of(sample, np.ones((1, len(sample))))[0]) for sample in samples]
-    between = float(np.var(values, ddof=1)) / len(values)
+    between = float(np.var(by_seed(of, samples), ddof=1)) / len(samples)
+    variance = sum(each.error**2 for each in within) / len(samples) ** 2
     if between > variance:
         return Spread(float(np.sqrt(between)), len(samples) - 1)
+    shares = sum((each.error**2 / len(samples) ** 2) ** 2 / each.freedom for each in within)
+    return Spread(float(np.sqrt(variance)), variance**2 / shares if shares > 0 else float("inf"))
+
+
+def _within(of: Estimator, sample: Sample) -> Spread:
+    splits = len(set(sample.split))
+    variance = _variance(of, sample, np.arange(len(sample)))
+    freedom = max(1, len(sample) - splits)
+    clusters = pd.factorize(pd.MultiIndex.from_arrays([sample.split, sample.cluster]))[0]
+    groups = int(clusters.max()) + 1
+    if splits < groups < len(sample):
+        between = _variance(of, sample, clusters)
+        extra = between - variance
+        if extra > 0:
+            shares = extra**2 / (groups - splits) + variance**2 / freedom
+            return Spread(float(np.sqrt(between)), between**2 / shares)
     return Spread(float(np.sqrt(variance)), freedom)
 
 
-def _larger(between: float, groups: float, variance: float, freedom: float) -> Spread:
-    extra = between - variance
-    if not extra > 0:
-        return Spread(float(np.sqrt(variance)), freedom)
-    shares = extra**2 / groups + (variance**2 / freedom if variance > 0 else 0.0)
-    return Spread(float(np.sqrt(between)), between**2 / shares)
-
-
-def _within(of: Callable[[Sample, Weights], np.ndarray], sample: Sample) -> Spread:
-    questions = list(sample.split)
-    clusters = list(zip(sample.split, sample.cluster, strict=True))
+def _variance(of: Estimator, sample: Sample, units: np.ndarray) -> float:
+    """The variance of a statistic over resamples of units, those that have it."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        variance = _variance(of(sample, draws(tuple(questions), tuple(range(len(sample))))))
-    freedom = max(1, len(questions) - len(set(questions)))
-    groups = len(set(clusters)) - len(set(questions))
-    if len(set(clusters)) == len(sample) or groups < 1:
-        return Spread(float(np.sqrt(variance)), freedom)
-    numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
-    with np.errstate(invalid="ignore", divide="ignore"):
-        drawn = of(sample, draws(tuple(questions), tuple(numbers[each] for each in clusters)))
-    return _larger(_variance(drawn), groups, variance, freedom)
-
-
-def _variance(values: np.ndarray) -> float:
+        values = of(sample, draws(tuple(sample.split), tuple(units.tolist())))
     known = values[np.isfinite(values)]
     return float(known.var()) if len(known) > 1 else 0.0
 
@@ -370,8 +363,8 @@ def draws(splits: tuple[str, ...], units: tuple[int, ...]) -> Weights:
     weights = np.zeros((RESAMPLES, len(split)))
     for name in dict.fromkeys(splits):
         rows = np.flatnonzero(split == name)
-        names, places = np.unique(unit[rows], return_inverse=True)
-        count = len(names)
+        places = np.unique(unit[rows], return_inverse=True)[1]
+        count = places.max() + 1
         drawn = random.multinomial(max(1, count - 1), np.full(count, 1 / count), size=RESAMPLES)
         weights[:, rows] = drawn[:, places]
     return weights

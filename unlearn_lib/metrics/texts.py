@@ -5,16 +5,15 @@ Every function takes texts or token rows, and returns an array with one value fo
 
 import functools
 import re
-import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from unlearn_lib.data.questions import words_of
+from unlearn_lib.data.questions import holds, words_of
 from unlearn_lib.util import CompanionError
 
 REPEATED_WORDS = 3
@@ -39,20 +38,19 @@ REFUSAL = re.compile(
 """A refusal opens with one of these."""
 REFUSAL_LIKENESS = 0.6
 """An answer with at least this ROUGE-L to any refusal of the data counts as a refusal."""
+Rows: TypeAlias = Sequence[Any] | np.ndarray
 
 
-def check_rows(**columns: Sequence[Any] | np.ndarray) -> None:
-    """Refuse columns of different lengths, and a single string where a list belongs.
+def each(score: Callable[..., Any], *columns: Rows, dtype: type = float) -> np.ndarray:
+    """Return the score of each row of some columns, [n].
 
     Raises:
-        CompanionError: names the columns.
+        CompanionError: columns of different lengths, or a single string where a list belongs.
     """
-    for name, rows in columns.items():
-        if isinstance(rows, str):
-            raise CompanionError(f"{name} is a single string: give a list of strings.")
-    if len({len(rows) for rows in columns.values()}) > 1:
-        counts = " and ".join(f"{len(rows)} {name}" for name, rows in columns.items())
-        raise CompanionError(f"There are {counts}: give as many of each, in the same order.")
+    if any(isinstance(column, str) for column in columns) or len(set(map(len, columns))) > 1:
+        sizes = " and ".join(str(len(column)) for column in columns)
+        raise CompanionError(f"There are {sizes} rows: give lists of one length, no single string.")
+    return np.array([score(*row) for row in zip(*columns)], dtype=dtype)
 
 
 def refusals(texts: Sequence[str]) -> np.ndarray:
@@ -61,9 +59,11 @@ def refusals(texts: Sequence[str]) -> np.ndarray:
     Raises:
         CompanionError: a single string.
     """
-    check_rows(texts=texts)
-    plain = [text.replace("\u2019", "'").lstrip() for text in texts]
-    return np.array([REFUSAL.match(text) is not None for text in plain], dtype=bool)
+    return each(_opens_as_refusal, texts, dtype=bool)
+
+
+def _opens_as_refusal(text: str) -> bool:
+    return REFUSAL.match(text.replace("\u2019", "'").lstrip()) is not None
 
 
 def is_refusal_like(texts: Sequence[str], known: Sequence[str]) -> np.ndarray:
@@ -92,8 +92,7 @@ def degenerate(texts: Sequence[str]) -> np.ndarray:
     Raises:
         CompanionError: a single string.
     """
-    check_rows(texts=texts)
-    return np.array([_is_degenerate(text) for text in texts], dtype=bool)
+    return each(_is_degenerate, texts, dtype=bool)
 
 
 def _is_degenerate(text: str) -> bool:
@@ -122,7 +121,7 @@ def _loops(characters: str) -> bool:
 
 def rouge_l(references: Sequence[str], texts: Sequence[str]) -> np.ndarray:
     """Return the ROUGE-L F-measure of each text; the rest is as in `rouge_l_recall`."""
-    return np.array([score.fmeasure for score in _rouge_scores(references, texts)], dtype=float)
+    return _rouge_l("fmeasure", references, texts)
 
 
 def rouge_l_recall(references: Sequence[str], texts: Sequence[str]) -> np.ndarray:
@@ -140,18 +139,17 @@ def rouge_l_recall(references: Sequence[str], texts: Sequence[str]) -> np.ndarra
     Raises:
         CompanionError: lengths differ, or a single string.
     """
-    return np.array([score.recall for score in _rouge_scores(references, texts)], dtype=float)
+    return _rouge_l("recall", references, texts)
 
 
-def _rouge_scores(references: Sequence[str], texts: Sequence[str]) -> list[Any]:
-    check_rows(references=references, texts=texts)
+def _rouge_l(part: str, references: Sequence[str], texts: Sequence[str]) -> np.ndarray:
     from rouge_score.rouge_scorer import RougeScorer
     from rouge_score.tokenizers import DefaultTokenizer
 
     # Cached, because texts recur: every answer is compared with every refusal.
     tokenizer = SimpleNamespace(tokenize=functools.cache(DefaultTokenizer(True).tokenize))
     scorer = RougeScorer(["rougeL"], tokenizer=tokenizer)
-    return [scorer.score(*pair)["rougeL"] for pair in zip(references, texts)]
+    return each(lambda *pair: getattr(scorer.score(*pair)["rougeL"], part), references, texts)
 
 
 def bleu(references: Sequence[str], texts: Sequence[str]) -> np.ndarray:
@@ -163,20 +161,11 @@ def bleu(references: Sequence[str], texts: Sequence[str]) -> np.ndarray:
     Raises:
         CompanionError: lengths differ, or a single string.
     """
-    check_rows(references=references, texts=texts)
     from sacrebleu import BLEU
 
-    scorer = BLEU(effective_order=True)
-    pairs = zip(texts, references)
-    scores = [scorer.sentence_score(text, [reference]).score for text, reference in pairs]
-    return np.clip(np.array(scores, dtype=float) / 100, 0.0, 1.0)
-
-
-class _NoSynonyms:
-    """Takes the place of WordNet in nltk: no word has a synonym, and nothing is downloaded."""
-
-    def synsets(self, word: str) -> tuple[()]:
-        return ()
+    score = BLEU(effective_order=True).sentence_score
+    scores = each(lambda reference, text: score(text, [reference]).score, references, texts)
+    return np.clip(scores / 100, 0.0, 1.0)
 
 
 def meteor(references: Sequence[str], texts: Sequence[str]) -> np.ndarray:
@@ -190,16 +179,12 @@ def meteor(references: Sequence[str], texts: Sequence[str]) -> np.ndarray:
     Raises:
         CompanionError: lengths differ, or a single string.
     """
-    check_rows(references=references, texts=texts)
     from nltk.stem.porter import PorterStemmer
     from nltk.translate.meteor_score import single_meteor_score
 
-    stemmer, synonyms = PorterStemmer(), _NoSynonyms()
-    scores = [
-        single_meteor_score(words_of(reference), words_of(text), stemmer=stemmer, wordnet=synonyms)
-        for reference, text in zip(references, texts)
-    ]
-    return np.array(scores, dtype=float)
+    no_synonyms = SimpleNamespace(synsets=lambda word: ())  # WordNet would have to be downloaded
+    score = functools.partial(single_meteor_score, stemmer=PorterStemmer(), wordnet=no_synonyms)
+    return each(lambda *pair: score(*map(words_of, pair)), references, texts)
 
 
 def cosine_rows(first: ArrayLike, second: ArrayLike) -> np.ndarray:
@@ -236,7 +221,7 @@ def unique_token_ratio(rows: Sequence[Sequence[int]]) -> np.ndarray:
     Args:
         rows: token ids of n answers without padding. An answer without tokens scores 0.
     """
-    return np.array([len(set(row)) / max(1, len(row)) for row in rows], dtype=float)
+    return each(lambda row: len(set(row)) / max(1, len(row)), rows)
 
 
 def token_entropy(rows: Sequence[Sequence[int]]) -> np.ndarray:
@@ -251,7 +236,7 @@ def token_entropy(rows: Sequence[Sequence[int]]) -> np.ndarray:
     Returns:
         float64 [n].
     """
-    return np.array([_entropy(row) for row in rows], dtype=float)
+    return each(_entropy, rows)
 
 
 def _entropy(row: Sequence[int]) -> float:
@@ -274,16 +259,7 @@ def leak(texts: Sequence[str], facts: Sequence[str]) -> np.ndarray:
         CompanionError: lengths differ, a single string, or a fact without a word, which every
             answer would hold.
     """
-    check_rows(texts=texts, facts=facts)
-    needles = [_plain(fact) for fact in facts]
-    for row, needle in enumerate(needles):
-        if not needle.strip():
+    for row, fact in enumerate(facts):
+        if not words_of(fact):
             raise CompanionError(f"The fact in row {row} has no word: say what to look for.")
-    return np.array([fact in _plain(text) for fact, text in zip(needles, texts)], dtype=bool)
-
-
-def _plain(text: str) -> str:
-    """Return the words without case, accents and punctuation, a space before and after each."""
-    letters = unicodedata.normalize("NFKD", text.casefold())
-    bare = "".join(letter for letter in letters if not unicodedata.combining(letter))
-    return f" {' '.join(words_of(bare))} "
+    return each(holds, texts, facts, dtype=bool)

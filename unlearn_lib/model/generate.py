@@ -60,14 +60,12 @@ def continuations(
                 f"have at least one and fit the model's context of {language_model.context}."
             )
     order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
-    results: list[list[int]] = [[] for _ in prompts]
-    end = language_model.tokenizer.eos_token_id
+    results: dict[int, list[int]] = {}
     for start in tqdm(range(0, len(order), batch_size), desc="answers", leave=False, disable=None):
         places = order[start : start + batch_size]
         rows = _generate(language_model, [prompts[place] for place in places], new_tokens, share)
-        for place, row in zip(places, rows, strict=True):
-            results[place] = row[: row.index(end)] if end in row else row
-    return results
+        results |= zip(places, rows, strict=True)
+    return [results[place] for place in range(len(prompts))]
 
 
 def _generate(
@@ -80,16 +78,16 @@ def _generate(
     width, pad = max(map(len, prompts)), tokenizer.pad_token_id
     shared = min(shared_start(prompts), min(map(len, prompts)) - 1) if share else 0
     rows = [[*p[:shared], *[pad] * (width - len(p)), *p[shared:]] for p in prompts]
-    real = [[1] * shared + [0] * (width - len(p)) + [1] * (len(p) - shared) for p in prompts]
-    tokens, mask = (torch.tensor(part).to(model.device) for part in (rows, real))
+    # The mask reaches beyond the answer; as much of it is used as there are tokens.
+    real = [[1] * shared + [0] * (width - len(p)) + [1] * (len(p) + new_tokens) for p in prompts]
+    tokens, mask = (torch.tensor(part, device=model.device) for part in (rows, real))
     cache = None
     if shared:
         cache = DynamicCache(config=model.config)
-        model(
-            input_ids=tokens[:1, :shared], past_key_values=cache, use_cache=True, logits_to_keep=1
-        )
+        model(tokens[:1, :shared], past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache.batch_repeat_interleave(len(prompts))
     at_once = TOKENS_AT_ONCE if share else new_tokens
+    end = tokenizer.eos_token_id
     results: list[list[int]] = [[] for _ in prompts]
     open_places = list(range(len(prompts)))
     special = special_ids(tokenizer)
@@ -98,20 +96,17 @@ def _generate(
         greedy.max_new_tokens = min(at_once, new_tokens - start)
         output = model.generate(
             input_ids=tokens,
-            attention_mask=mask,
+            attention_mask=mask[:, : tokens.shape[1]],
             past_key_values=cache,
             generation_config=greedy,
         )
         tokens, cache = output.sequences, output.past_key_values
         for place, row in zip(open_places, tokens[:, width:].tolist(), strict=True):
             results[place] = row
-        going = [i for i, p in enumerate(open_places) if tokenizer.eos_token_id not in results[p]]
-        if not going:
+        going = [i for i, place in enumerate(open_places) if end not in results[place]]
+        if not going or not share:
             break
-        if len(going) < len(open_places):
-            index = torch.tensor(going).to(model.device)
-            tokens, mask = tokens[index], mask[index]
-            cache.batch_select_indices(index)
-            open_places = [open_places[i] for i in going]
-        mask = torch.cat((mask, mask.new_ones(len(mask), tokens.shape[1] - mask.shape[1])), 1)
-    return results
+        open_places = [open_places[i] for i in going]
+        tokens, mask = tokens[going], mask[going]
+        cache.batch_select_indices(going)
+    return [row[: row.index(end)] if end in row else row for row in results]

@@ -15,10 +15,10 @@ import torch
 import transformers as hf
 from filelock import FileLock
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from tokenizers import ByteLevelBPETokenizer
 
-from unlearn_lib.assets import Asset, cache_folder, check_safetensors, require_space
+from unlearn_lib.assets import Asset, cache_folder, require_space
 from unlearn_lib.model.packing import PACKED
 from unlearn_lib.model.tokens import special_ids
 from unlearn_lib.settings import LoraSettings, ModelSettings, Precision
@@ -100,7 +100,8 @@ def load(asset: Asset, settings: ModelSettings, device: str = "auto") -> Languag
     """
     place = choose_device(device)
     dtype = choose_precision(settings.precision, place)
-    options: dict[str, Any] = {"dtype": torch.float32 if settings.lora is None else dtype}
+    options: dict[str, Any] = {"attn_implementation": PACKED, "weights_only": True}
+    options["dtype"] = torch.float32 if settings.lora is None else dtype
     if settings.quantization != "none":
         eight = settings.quantization == "8bit"
         options["dtype"] = torch.float16 if eight else torch.bfloat16
@@ -111,11 +112,10 @@ def load(asset: Asset, settings: ModelSettings, device: str = "auto") -> Languag
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
-    options |= {"attn_implementation": PACKED, "weights_only": True}
     with _explained(f"The model '{asset.id}' from {asset.source}", "fetch or make it again"):
         tokenizer = hf.AutoTokenizer.from_pretrained(asset.folder, trust_remote_code=False)
-        loader = hf.AutoModelForCausalLM
-        model = loader.from_pretrained(asset.folder, trust_remote_code=False, **options)
+        load_model = hf.AutoModelForCausalLM.from_pretrained
+        model = load_model(asset.folder, trust_remote_code=False, **options)
     if settings.quantization == "none":
         model.to(place)
     if tokenizer.pad_token_id is None:
@@ -167,10 +167,9 @@ def load_chain(
         "float32": language_model.model.dtype == torch.float32,
         "trainable": False,
     }[last]
-    for adapter in adapters[:-1]:
-        load_adapter(language_model, adapter, merge=True)
-    for adapter in adapters[-1:]:
-        load_adapter(language_model, adapter, last == "trainable", merges_last)
+    for adapter in adapters:
+        merge = merges_last or adapter != adapters[-1]
+        load_adapter(language_model, adapter, last == "trainable" and not merge, merge)
     return language_model
 
 
@@ -190,7 +189,7 @@ def load_adapter(
     """
     model = language_model.model
     with _explained(f"The adapter in {folder}", "delete that folder and run again"):
-        check_safetensors(folder / "adapter_model.safetensors")
+        safe_open(folder / "adapter_model.safetensors", "numpy")  # else PEFT looks for a pickle
         if trainable and getattr(model, "is_quantized", False):
             model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
         adapted = PeftModel.from_pretrained(
@@ -229,13 +228,12 @@ def _lora_config(settings: LoraSettings, model: Any) -> LoraConfig:
             f"'lora.layers' is {[first, last]}, but the model's blocks are 0 to {blocks - 1}."
         )
     outside = "|".join(str(block) for block in range(blocks) if not first <= block <= last)
+    targets = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
     return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=settings.targets
-        if settings.targets == "all-linear"
-        else [*settings.targets],
+        target_modules=targets,
         exclude_modules=rf".*\.({outside})\..*" if outside else None,
         task_type="CAUSAL_LM",
     )
@@ -251,10 +249,9 @@ def reference(model: Any, frozen: Any = None) -> Iterator[Any]:
         frozen: another model that stands for the original: a copy from before the first step when
             all weights are trained, or the base model when an adapter was merged into `model`.
     """
-    was_training = model.training
     with torch.no_grad(), contextlib.ExitStack() as undo:
         if frozen is None:
-            undo.callback(model.train, was_training)
+            undo.callback(model.train, model.training)
             undo.enter_context(model.disable_adapter())
             model.eval()
         yield model if frozen is None else frozen

@@ -62,32 +62,26 @@ def pack(examples: Sequence[Example], share: bool = True) -> Packed:
             once, in front; else every prompt stands whole, as a guard needs it.
     """
     shared = shared_start([example.prompt for example in examples]) if share else 0
-    tokens, positions = list(examples[0].prompt[:shared]), list(range(shared))
-    branches, lengths = [0] * shared, [shared]
-    scored: list[tuple[int, int, int]] = []
-    prompts: list[list[int]] = []
+    laid = [(token, position, 0) for position, token in enumerate(examples[0].prompt[:shared])]
+    scored: list[tuple[int, int, int]] = []  # the place that predicts a token, the token, its row
+    lengths, prompts = [shared], []
     row = 0
     for example in examples:
-        start, width = len(tokens), len(example.prompt)
-        prompt_places = [*range(shared), *range(start, start + width - shared)]
-        prompts.append(prompt_places)
-        tokens += example.prompt[shared:]
-        positions += range(shared, width)
-        branches += [0] * (width - shared)
+        start, width = len(laid), len(example.prompt)
+        prompts.append([*range(shared), *range(start, start + width - shared)])
+        laid += [(token, position, 0) for position, token in enumerate(example.prompt)][shared:]
         if example.score_prompt:
-            scored += [(p, t, row) for p, t in zip(prompt_places, example.prompt[1:])]
+            scored += [(p, t, row) for p, t in zip(prompts[-1], example.prompt[1:])]
         for branch, answer in enumerate(example.answers, start=1):
-            places = [prompt_places[-1], *range(len(tokens), len(tokens) + len(answer) - 1)]
+            places = [prompts[-1][-1], *range(len(laid), len(laid) + len(answer) - 1)]
             scored += [(p, t, row) for p, t in zip(places, answer, strict=True)]
-            tokens += answer
-            positions += range(width, width + len(answer))
-            branches += [branch] * len(answer)
+            laid += [(token, position, branch) for position, token in enumerate(answer, width)]
             row += 1
-        lengths.append(len(tokens) - start)
+        lengths.append(len(laid) - start)
+    ids, positions, branches = torch.tensor(laid).T.contiguous()
+    mask = _block_mask(torch.tensor(lengths), branches)
     predictors, labels, rows = torch.tensor(scored).T.contiguous()
-    ids, restarted = torch.tensor([tokens]), torch.tensor([positions])
-    mask = _block_mask(torch.tensor(lengths), torch.tensor(branches))
-    return Packed(ids, restarted, mask, lengths, predictors, labels, rows, prompts)
+    return Packed(ids[None], positions[None], mask, lengths, predictors, labels, rows, prompts)
 
 
 def _block_mask(lengths: Tensor, branches: Tensor) -> Tensor:
@@ -106,7 +100,7 @@ def by_length(examples: Sequence[Example], most_tokens: int) -> list[list[int]]:
     packs: list[list[int]] = []
     room = 0
     for index in sorted(range(len(examples)), key=lambda index: -examples[index].length):
-        if not packs or examples[index].length > room:
+        if examples[index].length > room:
             packs.append([])
             room = most_tokens
         packs[-1].append(index)
@@ -152,11 +146,8 @@ def packed_activations(model: Any, packed: Packed, layer: int) -> Tensor:
     lists = (part for part in model.modules() if isinstance(part, torch.nn.ModuleList))
     blocks = next(part for part in lists if len(part) == count)
     outputs: list[Any] = []
-    hook = blocks[layer].register_forward_hook(lambda block, _, output: outputs.append(output))
-    try:
+    with blocks[layer].register_forward_hook(lambda block, _, output: outputs.append(output)):
         packed_logits(model, replace(packed, predictors=packed.predictors[:1]))
-    finally:
-        hook.remove()
     states = outputs[0] if isinstance(outputs[0], Tensor) else outputs[0][0]
     return states[0, packed.predictors.to(states.device)]
 
@@ -174,16 +165,13 @@ def packed_attention(
     if lengths is None or attention_mask is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     queries, keys, values = (part.split(lengths, dim=2) for part in (query, key, value))
-    shared, end = lengths[0], 0
+    masks = [rows.split(lengths, dim=3) for rows in attention_mask.split(lengths, dim=2)]
     outputs = []
     for place, length in enumerate(lengths):
-        start, end = end, end + length
-        mask = attention_mask[:, :, start:end, start:end]
-        own_keys, own_values = keys[place], values[place]
-        if place > 0 and shared > 0:
-            mask = torch.cat((attention_mask[:, :, start:end, :shared], mask), -1)
-            own_keys = torch.cat((keys[0], own_keys), 2)
-            own_values = torch.cat((values[0], own_values), 2)
+        seen = [0, place] if place > 0 else [0]  # the beginning that all share, and its own tokens
+        own_keys = torch.cat([keys[i] for i in seen], 2)
+        own_values = torch.cat([values[i] for i in seen], 2)
+        mask = torch.cat([masks[place][i] for i in seen], 3)
         if length > 0:
             outputs.append(_attend(module, queries[place], own_keys, own_values, mask, **options))
     return torch.cat(outputs, dim=1), None

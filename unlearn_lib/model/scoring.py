@@ -21,6 +21,7 @@ class Scores:
         counts: int64 [R], tokens per answer.
         matches: for each answer, bool [its tokens]: where the most likely token is the true one,
             the tokens before it being the true ones.
+        first: float64 [R], the logit of each answer's first scored token.
         tokens: for each answer whose statistics were asked for, float64 [its tokens, 3]: the
             token's log-probability, and mean and standard deviation of the log-probability of
             the next token under the model's own distribution (Min-K++); else [0, 3].
@@ -29,6 +30,7 @@ class Scores:
     nll: np.ndarray
     counts: np.ndarray
     matches: list[np.ndarray]
+    first: np.ndarray
     tokens: list[np.ndarray]
 
     @property
@@ -53,7 +55,7 @@ def score(
     """
     model, total = language_model.model, sum(len(example.answers) for example in examples)
     starts = np.cumsum([0, *(len(example.answers) for example in examples)])
-    nll, counts = np.zeros(total), np.zeros(total, np.int64)
+    nll, counts, first = np.zeros(total), np.zeros(total, np.int64), np.zeros(total)
     matches, tokens = [np.zeros(0, bool)] * total, [np.zeros((0, 3))] * total
     share = not getattr(model, "guarded", False)
     for places in tqdm(by_length(examples, most_tokens), desc="scoring", leave=False, disable=None):
@@ -63,17 +65,17 @@ def score(
         answers = np.concatenate([np.arange(starts[p], starts[p + 1]) for p in places])
         lengths = torch.bincount(packed.rows).tolist()
         costs = []
-        parts = zip(answers, logits.split(lengths), labels.split(lengths), strict=True)
-        for answer, part, true in parts:
+        for answer, part, true in zip(answers, logits.split(lengths), labels.split(lengths)):
             log_p = part.float().log_softmax(-1)
             own = log_p.gather(1, true[:, None])[:, 0]
             costs.append(-own)
+            first[answer] = part[0, true[0]]
             matches[answer] = (part.argmax(-1) == true).cpu().numpy()
             if first_statistics and answer in starts:
                 tokens[answer] = _statistics(log_p, own)
         sums = torch.zeros(len(answers), device=logits.device).index_add(0, rows, torch.cat(costs))
         nll[answers], counts[answers] = sums.double().cpu().numpy(), lengths
-    return Scores(nll, counts, matches, tokens)
+    return Scores(nll, counts, matches, first, tokens)
 
 
 def _statistics(log_p: torch.Tensor, own: torch.Tensor) -> np.ndarray:

@@ -170,12 +170,9 @@ class PassageEncoder:
         shortest = min(SHORTEST_ANSWER, self.answer_tokens)
         examples = []
         for tokens in map(self.tokens, texts):
-            for start in range(
-                0, len(tokens) - self.prompt_tokens - shortest + 1, self.answer_tokens
-            ):
-                middle = start + self.prompt_tokens
+            for middle in range(self.prompt_tokens, len(tokens) - shortest + 1, self.answer_tokens):
+                prompt = (*self.prefix, *tokens[middle - self.prompt_tokens : middle])
                 answer = tuple(tokens[middle : middle + self.answer_tokens])
-                prompt = (*self.prefix, *tokens[start:middle])
                 examples.append(Example(prompt, (answer,), score_prompt))
         return examples
 

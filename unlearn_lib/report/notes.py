@@ -10,8 +10,7 @@ from typing import Any
 
 import yaml
 
-from unlearn_lib.claims import in_words, with_interval
-from unlearn_lib.results import Items, compare, estimate
+from unlearn_lib.results import Items, compare
 from unlearn_lib.tables import Column, models_of
 from unlearn_lib.util import ROOT
 
@@ -38,25 +37,22 @@ def measured(reference: Mapping[str, Any], items: Items) -> list[str]:
             compared with; `says`: what to read in it.
     """
     texts, against = [], reference.get("against", {})
-    column, other = Column(reference["metric"], reference.get("split")), {**reference, **against}
-    conditions = {"condition": reference.get("condition", "")}
+    other = {**reference, **against}
+    column, rival = (Column(side["metric"], side.get("split")) for side in (reference, other))
     methods = (reference["method"], other["method"])
+    condition, other_condition = (side.get("condition", "") for side in (reference, other))
     for model in models_of(items, reference["task"]):
-        where: dict[str, Any] = {"task": reference["task"], "model": model, "split": column.split}
-        first = estimate(items, column.metric, method=methods[0], **conditions, **where)
-        second = estimate(
-            items, other["metric"], method=methods[1], condition=other.get("condition", ""), **where
-        )
+        where = {"task": reference["task"], "model": model}
+        first = column.read(items, method=methods[0], condition=condition, **where)
+        second = rival.read(items, method=methods[1], condition=other_condition, **where)
         if first is None or second is None:
             continue
-        text = f"{column.heading} {in_words(column, first)}"
+        text = f"{column.heading} {column.words(first)}"
         if against:
-            text += f" against {with_interval(Column(other['metric'], column.split), second)}"
-        if against and other["metric"] == column.metric:
-            where["other_condition"] = other.get("condition", "")
-            difference = compare(
-                items, column.metric, methods[0], methods[1], **conditions, **where
-            )
-            text += f", difference {with_interval(column, difference)}"
+            text += f" against {rival.text(second)}"
+        if against and rival == column:
+            where |= {"condition": condition, "other_condition": other_condition}
+            difference: Any = compare(items, column.metric, *methods, split=column.split, **where)
+            text += f", difference {column.text(column.shown(difference))}"
         texts.append(f"{reference['says']}: {text}; {model.rsplit('/', 1)[-1]}")
     return texts

@@ -4,26 +4,32 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from transformers import AutoConfig, AutoTokenizer
 
 from unlearn_lib import assets, judges
 from unlearn_lib.data.guard_prompts import GuardPrompts, general_prompts
-from unlearn_lib.evaluation import Encode, Item, Record
+from unlearn_lib.evaluation import FORGET, RETAIN, Item, Record
 from unlearn_lib.guard.model import Guard, GuardedModel
 from unlearn_lib.guard.tokens import Frame
-from unlearn_lib.model.loading import LanguageModel, tiny_opt
+from unlearn_lib.model.loading import TINY, LanguageModel, LastAdapter, tiny_opt
 from unlearn_lib.model.tokens import Example, TextEncoder
 from unlearn_lib.settings import LoraSettings, MethodSettings
 from unlearn_lib.unlearn import trainer
 from unlearn_lib.unlearn.methods import Method
 from unlearn_lib.unlearn.steps import Pools, Step, draw_steps
+from unlearn_lib.unlearn.trainer import OnStep
 
-TINY = "embedded/tiny-opt"
 BASE, TARGET, RETAIN_MODEL = "base", "target", "retain_model"
 PREFIX_TOKENS = 96
+sentence_encoder = functools.cache(judges.sentence_encoder)
+"""From a model's folder to its encoder, loaded once."""
+Lessons = list[list[Example]]
+"""What a model is taught, as token ids: a list of examples for each time through."""
+Own = list[Any] | None
+"""What the base model answered itself, for methods that keep its own answers."""
 
 
 class Task:
@@ -43,15 +49,10 @@ class Task:
 
     name: str
     parts: tuple[str, ...] = ("",)
-    starts_from: Literal["target", "base"] = TARGET  # type: ignore[assignment]
-    last_adapter: Literal["merged", "unquantised", "float32"] = "merged"
+    starts_from: str = TARGET
+    last_adapter: LastAdapter = "merged"
 
-    def __init__(
-        self,
-        settings: Any,
-        model_id: str,
-        ask_base: Callable[[Sequence[Sequence[int]]], list[str]],
-    ) -> None:
+    def __init__(self, settings: Any, model_id: str, ask_base: Callable[..., list[str]]) -> None:
         self.settings: Any = settings
         self.model = settings.model(model_id)
         self.ask_base = ask_base
@@ -80,17 +81,14 @@ class Task:
         return int(AutoConfig.from_pretrained(self.weights.folder).max_position_embeddings)
 
     @functools.cached_property
-    def encode(self) -> Encode:
+    def encode(self) -> judges.Encoder:
         """The sentence encoder of similarities."""
-        return judges.sentence_encoder(assets.find_model(self.settings.evaluation.encoder).folder)
+        return sentence_encoder(assets.find_model(self.settings.evaluation.encoder).folder)
 
     @functools.cached_property
     def encoder(self) -> Any:
         """Turns questions and answers into tokens, alike in training and evaluation."""
-        data = self.settings.data
-        return TextEncoder(
-            self.tokenizer, data.template, data.prompt_tokens, data.answer_tokens, self.context
-        )
+        return TextEncoder(self.tokenizer, **self.reading(), context=self.context)
 
     def reading(self) -> dict[str, Any]:
         """The settings that decide how text becomes tokens."""
@@ -99,7 +97,9 @@ class Task:
 
     def before(self) -> list[str]:
         """The models before unlearning that are evaluated."""
-        raise NotImplementedError
+        if self.starts_from == BASE:
+            return [BASE]
+        return [BASE, TARGET] if self.settings.teach else [TARGET]
 
     def pretraining(self) -> list[Example]:
         """What the tiny model of profile smoke reads before anything else."""
@@ -111,24 +111,19 @@ class Task:
 
     @property
     def teach_lora(self) -> LoraSettings | None:
-        """The adapter with which the target is taught; None: all weights."""
-        return self.settings.teach.lora
+        """The adapter with which the target is taught, the model's where `teach` has no say."""
+        return getattr(self.settings.teach, "lora", self.model.lora)
 
-    def lessons(self, kind: str, seed: int) -> list[list[Example]]:
-        """What `teach` reads of a kind, as token ids."""
+    def lessons(self, kind: str, seed: int) -> Lessons:
+        """What `teach` reads of a kind."""
         return [self.taught(kind)]
 
     def teach(
-        self,
-        model: LanguageModel,
-        lessons: list[list[Example]],
-        seed: int,
-        folder: Path,
-        on_step: trainer.OnStep | None,
+        self, model: LanguageModel, taught: Lessons, seed: int, folder: Path, on_step: OnStep | None
     ) -> trainer.Outcome:
         """Teach a model what `lessons` gave."""
         settings, place = self.settings.teach, folder / "checkpoints"
-        return trainer.teach(model, lessons[0], settings, seed, place, on_step)
+        return trainer.teach(model, taught[0], settings, seed, place, on_step)
 
     def trains_further(self, method: MethodSettings) -> bool:
         """Whether a method trains the target's own adapter instead of one of its own."""
@@ -142,14 +137,8 @@ class Task:
         """What lets the base model answer the retain questions itself; None where it need not."""
         return None
 
-    def pools(
-        self, method: Method, settings: MethodSettings, part: str, own: list[Any] | None
-    ) -> Pools:
-        """What a method may see: rows to forget and to keep, substitutes, refusals.
-
-        Args:
-            own: what the base model answered, for methods that keep its own answers.
-        """
+    def pools(self, method: Method, settings: MethodSettings, part: str, own: Own) -> Pools:
+        """What a method may see: rows to forget and to keep, substitutes, refusals."""
         raise NotImplementedError
 
     def steps(
@@ -173,11 +162,15 @@ class Task:
 
     def measure(self, record: Record, base: Record | None) -> list[Item]:
         """Items of a record; `base`: the base model's, None of the base model itself."""
-        raise NotImplementedError
+        return [Item(*row) for row in record["items"]]
 
     def examples(self, record: Record) -> list[tuple[str, str, str]]:
         """Texts for a reader: split, what was asked, what was answered."""
-        return []
+        rows = []
+        for split in (FORGET, RETAIN):
+            part = {"asked": (), "texts": ()} | record.get(split, {})
+            rows += [(split, *pair) for pair in zip(part["asked"], part["texts"], strict=True)]
+        return rows
 
     # What a guard needs of a task.
 
@@ -199,11 +192,11 @@ class Task:
         """The chat template around a question."""
         return Frame.of(self.encoder.prompt)
 
-    def aim(self, model: LanguageModel) -> np.ndarray:
+    def aim(self, model: LanguageModel) -> Any:
         """What the search of a strength aims at: what the target does where it knows nothing."""
         raise NotImplementedError
 
-    def gap_values(self, model: LanguageModel, aim: np.ndarray) -> float:
+    def gap_values(self, model: LanguageModel, aim: Any) -> float:
         """How far a model is from that on what is to be forgotten, 0 to 1; training data alone."""
         raise NotImplementedError
 
@@ -214,9 +207,12 @@ class Task:
         """
         aim = self.aim(model)
 
+        def flag_all(prompts: Sequence[str]) -> np.ndarray:
+            return np.ones(len(prompts), dtype=bool)
+
         def gap(strength: float) -> float:
-            tried = behind(model, replace(guard, strength=strength), self.frame, judge=_all)
-            return self.gap_values(tried, aim)
+            tried = replace(guard, strength=strength)
+            return self.gap_values(behind(model, tried, self.frame, judge=flag_all), aim)
 
         return gap
 
@@ -236,10 +232,6 @@ class Task:
 def behind(model: LanguageModel, guard: Guard, frame: Frame, **more: Any) -> LanguageModel:
     """A model behind a guard, to be asked and scored like any other."""
     return replace(model, model=GuardedModel(model.model, model.tokenizer, guard, frame, **more))
-
-
-def _all(prompts: Sequence[str]) -> np.ndarray:
-    return np.ones(len(prompts), dtype=bool)
 
 
 def spread(rows: Sequence[Any], most: int) -> list[Any]:

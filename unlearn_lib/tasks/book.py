@@ -12,31 +12,22 @@ from typing import Any
 
 import numpy as np
 
+from unlearn_lib import evaluation
 from unlearn_lib.data import book as data
 from unlearn_lib.data.guard_prompts import GuardPrompts, passage_prompts
-from unlearn_lib.evaluation import (
-    FORGET,
-    GENERAL,
-    RETAIN,
-    Item,
-    Key,
-    Record,
-    decoded,
-    items_of,
-    likeness,
-    text_keys,
-)
+from unlearn_lib.evaluation import FORGET, GENERAL, RETAIN, Item, Key, Record, Values, items_of
 from unlearn_lib.guard.tokens import Frame
 from unlearn_lib.metrics import memory, texts
 from unlearn_lib.metrics.questions import item_id
 from unlearn_lib.model import generate, scoring
 from unlearn_lib.model.loading import LanguageModel
-from unlearn_lib.model.tokens import Example, PassageEncoder, TextEncoder
-from unlearn_lib.settings import LoraSettings, MethodSettings
-from unlearn_lib.tasks.base import BASE, TARGET, Task, spread
+from unlearn_lib.model.tokens import Example, PassageEncoder, TextEncoder, Tokens
+from unlearn_lib.settings import MethodSettings
+from unlearn_lib.tasks.base import Lessons, Own, Task, spread
 from unlearn_lib.unlearn import released, trainer
 from unlearn_lib.unlearn.methods import Method
 from unlearn_lib.unlearn.steps import Pools, Step
+from unlearn_lib.unlearn.trainer import OnStep
 from unlearn_lib.util import digest
 
 MEMORISE_SEED_OFFSET = 1000
@@ -84,17 +75,10 @@ class Book(Task):
         """The chapters that the target is to learn, in the book's order of parts."""
         return [*self.chapters(FORGET), *self.chapters(RETAIN)]
 
-    def before(self) -> list[str]:
-        return [BASE, TARGET]
-
     def pretraining(self) -> list[Example]:
         return self.encoder.chunks(list(self.data.prose), self.settings.data.prompt_tokens * 2)
 
-    @property
-    def teach_lora(self) -> LoraSettings | None:
-        return self.model.lora
-
-    def lessons(self, kind: str, seed: int) -> list[list[Example]]:
+    def lessons(self, kind: str, seed: int) -> Lessons:
         """The chunks of each epoch, cut elsewhere where asked, and the passages to probe."""
         teach = self.settings.teach
         shifts = np.random.default_rng(seed).integers(0, teach.chunk_tokens, teach.epochs)
@@ -104,15 +88,10 @@ class Book(Task):
         return [*epochs, self.encoder.passages(self.taught_texts)]
 
     def teach(
-        self,
-        model: LanguageModel,
-        lessons: list[list[Example]],
-        seed: int,
-        folder: Path,
-        on_step: trainer.OnStep | None,
+        self, model: LanguageModel, taught: Lessons, seed: int, folder: Path, on_step: OnStep | None
     ) -> trainer.Outcome:
         settings, place = self.settings.teach, folder / "checkpoints"
-        *epochs, passages = lessons
+        *epochs, passages = taught
         seed += MEMORISE_SEED_OFFSET
         outcome, curve = trainer.memorise(model, epochs, passages, settings, seed, place, on_step)
         curve.to_csv(folder / "curve.csv", index=False)
@@ -124,52 +103,47 @@ class Book(Task):
     def loaded(self, chain: tuple[Any, ...]) -> tuple[Any, ...]:
         return chain[-1:]
 
-    def questions(self, held_out: bool) -> list[str]:
-        """Questions that fit: the first `normal_prompts` are held out, others are trained on."""
+    def questions(self, held_out: bool) -> list[Tokens]:
+        """Questions that fit, as token ids: the first `normal_prompts` are held out."""
         fitting = [text for text in self.data.questions if self.asking.fits(text)]
         most = self.settings.data.normal_prompts or max(1, len(fitting) // 4)
-        return fitting[:most] if held_out else fitting[most:][:OWN_ANSWERS]
+        part = fitting[:most] if held_out else fitting[most:][:OWN_ANSWERS]
+        return [self.asking.prompt(text) for text in part]
 
-    def normal_prompts(self) -> list[tuple[int, ...]]:
+    def normal_prompts(self) -> list[Tokens]:
         """Held-out questions, or beginnings of held-out prose, as token ids."""
-        if self.data.questions:
-            return [self.asking.prompt(text) for text in self.questions(held_out=True)]
-        return [row.prompt for row in self.passages(GENERAL)[0]]
+        prose = [row.prompt for row in self.passages(GENERAL)[0]]
+        return self.questions(held_out=True) if self.data.questions else prose
 
     def passages(self, split: str) -> tuple[list[Example], list[Key]]:
         """The passages of a split that are measured, drawn by the split's seed, and their keys."""
         cut, most = self.encoder.passages, self.settings.data.evaluation_passages
         if split == GENERAL:
             prose = [row for text in self.data.held_out_prose for row in cut([text])[:1]]
-            return prose, text_keys(self.encoder.text(row.prompt) for row in prose)
-        rows: list[Example] = []
-        keys: list[Key] = []
+            return prose, evaluation.text_keys(self.encoder.text(row.prompt) for row in prose)
+        pairs: list[tuple[Example, Key]] = []
         for number, text in enumerate(self.chapters(split)):
-            rows += cut([text])
-            places = range(len(keys), len(rows))
-            keys += [Key(f"{split} {number}", item_id(f"{split} {place}")) for place in places]
-        order = np.random.default_rng(self.settings.data.split_seed).permutation(len(rows))
-        drawn = sorted(order[:most])
-        return [rows[i] for i in drawn], [keys[i] for i in drawn]
+            for row in cut([text]):
+                pairs.append((row, (f"{split} {number}", item_id(f"{split} {len(pairs)}"))))
+        order = np.random.default_rng(self.settings.data.split_seed).permutation(len(pairs))
+        drawn = [pairs[place] for place in sorted(order[:most])]
+        return [row for row, _ in drawn], [key for _, key in drawn]
 
     def own_answers(self, method: MethodSettings) -> Callable[[LanguageModel], list[Any]] | None:
         if not self.data.questions:
             return None
-        prompts = [self.asking.prompt(text) for text in self.questions(held_out=False)]
-        size = self.settings.evaluation.batch_size
+        prompts = self.questions(held_out=False)
         length = self.settings.data.answer_tokens
+        size = self.settings.evaluation.batch_size
         return lambda model: generate.continuations(model, prompts, length, size)
 
-    def pools(
-        self, method: Method, settings: MethodSettings, part: str, own: list[Any] | None
-    ) -> Pools:
+    def pools(self, method: Method, settings: MethodSettings, part: str, own: Own) -> Pools:
         cut = self.encoder.passages
         forget, keep = cut(self.chapters(FORGET)), cut(self.chapters(RETAIN), score_prompt=True)
         if own is None:
-            retain = cut(list(self.data.prose))
+            retain = cut(self.data.prose)
         else:
-            prompts = [self.asking.prompt(text) for text in self.questions(held_out=False)]
-            pairs = zip(prompts, own, strict=True)
+            pairs = zip(self.questions(held_out=False), own, strict=True)
             retain = [Example(prompt, (tuple(row),)) for prompt, row in pairs if row]
         substitutes = [row.answers[0] for row in retain]
         return Pools(forget, [substitutes] * len(forget), retain, keep)
@@ -184,95 +158,76 @@ class Book(Task):
         return released.as_released(method, steps, settings.faults, chapters, self.encoder, seed)
 
     def asked(self, part: str) -> dict[str, str]:
-        texts_asked = [self.chapters(split) for split in data.PARTS]
-        prompts = (self.normal_prompts(), self.data.held_out_prose)
-        most = self.settings.data.evaluation_passages
-        return {"texts": digest(texts_asked, prompts, most)} | self.sentence_data()
+        passages = [self.passages(split) for split in (*data.PARTS, GENERAL)]
+        return {"texts": digest(passages, self.normal_prompts())} | self.sentence_data()
 
     def evaluate(self, model: LanguageModel, part: str, prefix: str, scorer: Any) -> Record:
         settings = self.settings.evaluation
-        lead = tuple(self.encoder.tokens(prefix)) if prefix else ()
+        lead = self.encoder.tokens(prefix) if prefix else ()
         splits = {split: self.passages(split) for split in data.PARTS}
         prompts = {split: [row.prompt for row in rows] for split, (rows, _) in splits.items()}
         prompts[GENERAL] = self.normal_prompts()
-        every = [(*lead, *prompt) for group in prompts.values() for prompt in group]
-        rows = iter(generate.continuations(model, every, settings.new_tokens, settings.batch_size))
-        answers = {split: [next(rows) for _ in group] for split, group in prompts.items()}
-        record: Record = {
-            split: self._passages(model, *splits[split], answers[split], scorer)
-            for split in data.PARTS
-        }
+        answers = evaluation.answers_to(model, prompts, lambda row: (*lead, *row), settings)
+        record: Record = {"items": []}
+        for split, (rows, keys) in splits.items():
+            values = self._compared(model, rows, answers[split], scorer)
+            record["items"] += items_of(split, keys, values)
+            few = spread(list(zip(rows, answers[split], strict=True)), EXCERPTS)
+            record[split] = {"excerpts": [self._excerpt(model.tokenizer, *pair) for pair in few]}
         prose, keys = self.passages(GENERAL)
         losses, counts = scoring.answer_losses(model, prose)
-        replies = decoded(model, answers[GENERAL])
-        record["prose"] = {
-            "keys": keys,
-            "loss_text": losses.tolist(),
-            "tokens_text": counts.tolist(),
-        }
-        record[GENERAL] = {
-            "keys": [Key(*2 * (item_id(str(prompt)),)) for prompt in prompts[GENERAL]],
-            "degenerate": texts.degenerate(replies).tolist(),
-            "embeddings": np.asarray(self.encode(replies), np.float32).tolist(),
-            "excerpts": [
-                {
-                    "prompt": model.tokenizer.decode(prompts[GENERAL][i], skip_special_tokens=True),
-                    "continuation": replies[i],
-                }
-                for i in _few(len(replies))
-            ],
-        }
+        record["items"] += items_of(GENERAL, keys, {"loss_text": losses, "tokens_text": counts})
+        replies = evaluation.decoded(model, answers[GENERAL])
+        keys = evaluation.text_keys(map(str, prompts[GENERAL]))
+        record["items"] += items_of(GENERAL, keys, {"degenerate": texts.degenerate(replies)})
+        asked = model.tokenizer.batch_decode(prompts[GENERAL], skip_special_tokens=True)
+        few = spread(list(zip(asked, replies, strict=True)), EXCERPTS)
+        excerpts = [{"prompt": prompt, "continuation": reply} for prompt, reply in few]
+        embeddings = self.encode(replies).tolist()
+        record[GENERAL] = {"keys": keys, "embeddings": embeddings, "excerpts": excerpts}
         return record
 
-    def _passages(
-        self,
-        model: LanguageModel,
-        passages: Sequence[Example],
-        keys: Sequence[Key],
-        answers: Sequence[list[int]],
-        scorer: Any,
-    ) -> Record:
-        """Compare continuations of passages with the true text, and score that."""
-        decode = model.tokenizer.decode
-        length = self.settings.evaluation.new_tokens
-        truths = [list(row.answers[0][:length]) for row in passages]
-        replies, expected = (
-            [decode(row, skip_special_tokens=True) for row in part] for part in (answers, truths)
-        )
+    def _compared(
+        self, model: LanguageModel, passages: list[Example], answers: list[list[int]], scorer: Any
+    ) -> Values:
+        """Compare continuations with the true text, and score that."""
+        truths = [row.answers[0][: self.settings.evaluation.new_tokens] for row in passages]
+        decode = functools.partial(model.tokenizer.batch_decode, skip_special_tokens=True)
+        replies, expected = decode(answers), decode(truths)
         scores = scoring.score(model, passages)
-        runs = [memory.longest_run(*pair) for pair in zip(answers, truths, strict=True)]
         prompts = [row.prompt for row in passages]
         return {
-            "keys": keys,
-            "loss_text": scores.nll.tolist(),
-            "tokens_text": scores.counts.tolist(),
-            "extraction_strength": memory.extraction_strength(scores.matches).tolist(),
-            "verbatim_run": [size for _, size in runs],
-            "verbatim": memory.verbatim(answers, truths).tolist(),
-            "rougeL_recall": texts.rouge_l_recall(expected, replies).tolist(),
-            "cosine": texts.cosine_rows(self.encode(expected), self.encode(replies)).tolist(),
-            "degenerate": texts.degenerate(replies).tolist(),
-            **likeness(expected, replies, answers, prompts, scorer()),
-            "excerpts": [
-                {
-                    "prompt": decode(prompts[i][-EXCERPT_TOKENS:], skip_special_tokens=True),
-                    "truth": decode(truths[i][:EXCERPT_TOKENS], skip_special_tokens=True),
-                    "continuation": [decode(part) for part in _around(answers[i], *runs[i])],
-                }
-                for i in _few(len(answers))
-            ],
+            "loss_text": scores.nll,
+            "tokens_text": scores.counts,
+            "extraction_strength": memory.extraction_strength(scores.matches),
+            "verbatim_run": [memory.longest_run(*pair)[1] for pair in zip(answers, truths)],
+            "verbatim": memory.verbatim(answers, truths),
+            "rougeL_recall": texts.rouge_l_recall(expected, replies),
+            "cosine": texts.cosine_rows(self.encode(expected), self.encode(replies)),
+            "degenerate": texts.degenerate(replies),
+            **evaluation.likeness(expected, replies, answers, prompts, scorer()),
+        }
+
+    def _excerpt(self, tokenizer: Any, row: Example, answer: list[int]) -> dict[str, Any]:
+        """Texts for a reader; the continuation in parts: its longest verbatim run in the middle."""
+        decode = functools.partial(tokenizer.decode, skip_special_tokens=True)
+        truth = row.answers[0][: self.settings.evaluation.new_tokens]
+        start, length = memory.longest_run(answer, truth)
+        tokens = answer[:EXCERPT_TOKENS]
+        parts = (tokens[:start], tokens[start : start + length], tokens[start + length :])
+        return {
+            "prompt": decode(row.prompt[-EXCERPT_TOKENS:]),
+            "truth": decode(truth[:EXCERPT_TOKENS]),
+            "continuation": [tokenizer.decode(part) for part in parts],
         }
 
     def measure(self, record: Record, base: Record | None) -> list[Item]:
-        items: list[Item] = []
-        for split, part in record.items():
-            values = {k: v for k, v in part.items() if k not in ("keys", "excerpts", "embeddings")}
-            items += items_of(GENERAL if split == "prose" else split, part["keys"], values)
-        if base is not None:
-            pair = (np.asarray(each[GENERAL]["embeddings"]) for each in (base, record))
-            values = {"similarity_original": texts.cosine_rows(*pair)}
-            items += items_of(GENERAL, record[GENERAL]["keys"], values)
-        return items
+        items = super().measure(record, base)
+        if base is None:
+            return items
+        pair = (np.asarray(each[GENERAL]["embeddings"]) for each in (base, record))
+        values = {"similarity_original": texts.cosine_rows(*pair)}
+        return items + items_of(GENERAL, record[GENERAL]["keys"], values)
 
     def examples(self, record: Record) -> list[tuple[str, str, str]]:
         return [
@@ -289,7 +244,7 @@ class Book(Task):
     @functools.cached_property
     def frame(self) -> Frame:
         """Passages have no template around them."""
-        return Frame((), ())
+        return Frame()
 
     @functools.cached_property
     def guard_prompts(self) -> GuardPrompts:
@@ -299,30 +254,17 @@ class Book(Task):
         rows = [row for split in data.PARTS[1:] for row in self.passages(split)[0]]
         asked = [self.encoder.text(row.prompt) for row in rows]
         most = self.settings.guards.eco.classifier.most
-        prose = list(self.data.prose)
-        return passage_prompts(forget, others, prose, self.general, asked, most=most)
+        return passage_prompts(forget, others, self.data.prose, self.general, asked, most=most)
 
     def aim(self, model: LanguageModel) -> np.ndarray:
-        return self._memorised(model, self.encoder.passages(list(self.data.prose)))
+        return self._memorised(model, self.data.prose)
 
     def gap_values(self, model: LanguageModel, aim: np.ndarray) -> float:
-        rows = self.encoder.passages(self.chapters(FORGET))
-        return float(np.abs(self._memorised(model, rows) - aim).mean())
+        return float(np.abs(self._memorised(model, self.chapters(FORGET)) - aim).mean())
 
-    def _memorised(self, model: LanguageModel, rows: Sequence[Example]) -> np.ndarray:
-        """Mean probability and exact memorisation of a few passages."""
-        few = spread(rows, self.settings.guards.eco.search.questions)
-        scores = scoring.score(model, few)
+    def _memorised(self, model: LanguageModel, cut: Sequence[str]) -> np.ndarray:
+        """Mean probability and exact memorisation of a few passages of texts."""
+        most = self.settings.guards.eco.search.questions
+        scores = scoring.score(model, spread(self.encoder.passages(cut), most))
         memorised = memory.exact_memorisation(scores.matches)
         return np.array([np.exp(-scores.mean).mean(), np.mean(memorised)])
-
-
-def _around(row: Sequence[int], start: int, length: int) -> tuple[list[int], ...]:
-    """What stands before, within and after the longest verbatim run."""
-    tokens = list(row[:EXCERPT_TOKENS])
-    return tokens[:start], tokens[start : start + length], tokens[start + length :]
-
-
-def _few(count: int) -> list[int]:
-    """A few places spread over so many."""
-    return sorted({int(place) for place in np.linspace(0, count - 1, min(EXCERPTS, count))})

@@ -7,35 +7,23 @@ model knows by itself; what it answers right is to be forgotten.
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from unlearn_lib import assets, judges
+from unlearn_lib import assets, evaluation, judges
 from unlearn_lib.data import authors, people, tofu
 from unlearn_lib.data.guard_prompts import GuardPrompts, entity_prompts
-from unlearn_lib.data.questions import Question
+from unlearn_lib.data.questions import Question, Questions, holds
 from unlearn_lib.entailment import TrainedJudge, training_pairs
-from unlearn_lib.evaluation import (
-    FORGET,
-    HOLDOUT,
-    RETAIN,
-    Item,
-    Record,
-    encoded,
-    items_of,
-    judge_answers,
-    likeness,
-    score_questions,
-)
+from unlearn_lib.evaluation import FORGET, HOLDOUT, RETAIN, Item, Record, Values
 from unlearn_lib.metrics import questions, texts
-from unlearn_lib.model import generate, scoring
 from unlearn_lib.model.loading import LanguageModel
-from unlearn_lib.model.tokens import Example, TextEncoder
+from unlearn_lib.model.tokens import Example
 from unlearn_lib.settings import MethodSettings
-from unlearn_lib.tasks.base import BASE, RETAIN_MODEL, TARGET, Task, spread
-from unlearn_lib.tasks.harm import judged
+from unlearn_lib.tasks.base import BASE, RETAIN_MODEL, Own, Task, spread
 from unlearn_lib.unlearn.methods import Method
 from unlearn_lib.unlearn.steps import Pools
 from unlearn_lib.util import digest
@@ -46,115 +34,102 @@ JUDGE_HELD_OUT = 3
 """One author in so many is held out from the judge's training."""
 UNSEEN_SEED = 30_000
 """Authors of this seed are taught to nobody: how the target answers about them is the aim."""
-Rows = tuple[Question, ...]
 
 
-class QuestionTask(Task):
-    """Questions with right and wrong answers: what the three tasks share."""
+class QuestionSets(Task):
+    """Sets of questions: those to forget, to keep, and those that are asked afterwards."""
 
-    entails: Any
-    """The judge of entailment, fitted or loaded by the experiment before anything is measured."""
     refusals: Sequence[str] = tofu.refusals()
 
-    def forgotten(self, part: str) -> Rows:
+    def forgotten(self, part: str) -> Questions:
         """The questions that one unlearning is to forget."""
         raise NotImplementedError
 
-    def retained(self, part: str) -> Rows:
+    def retained(self, part: str) -> Questions:
         """The questions to keep meanwhile."""
         raise NotImplementedError
 
-    def sets(self, part: str) -> dict[str, Rows]:
+    def sets(self, part: str) -> dict[str, Questions]:
         """The questions that are asked after a part, by split."""
         raise NotImplementedError
 
     def encoded(self, name: str, rows: Sequence[Question]) -> list[Example]:
         """Questions with their right answers as token ids."""
-        return encoded(self.encoder, name, rows)
+        return evaluation.encoded(self.encoder, name, rows)
 
-    def pools(
-        self, method: Method, settings: MethodSettings, part: str, own: list[Any] | None
-    ) -> Pools:
+    def taught(self, kind: str) -> list[Example]:
+        forgotten = () if kind == RETAIN_MODEL else self.forgotten("")
+        return self.encoded("what is taught", (*forgotten, *self.retained("")))
+
+    def pools(self, method: Method, settings: MethodSettings, part: str, own: Own) -> Pools:
         forget = self.encoded(FORGET, self.forgotten(part))
         retain = self.encoded(RETAIN, self.retained(part))
-        return question_pools(self.encoder, method, forget, retain, self.refusals)
+        refusals = [self.encoder.answer(text) for text in self.refusals]
+        from_retain = method.mismatch == "retain"
+        substitutes = [row.answers[0] for row in retain] if from_retain else refusals
+        return Pools(forget, [substitutes] * len(forget), retain, refusals=refusals)
 
     def asked(self, part: str) -> dict[str, str]:
-        sets = {split: digest(rows) for split, rows in self.sets(part).items()}
-        sets |= self.sentence_data() | {"refusals": digest(self.refusals)}
-        entailment = self.settings.evaluation.entailment
-        if entailment == TRAINED:
-            return sets
-        return sets | {"entailment": assets.find_model(entailment).sha256}
+        return {split: digest(rows) for split, rows in self.sets(part).items()}
+
+
+class QuestionTask(QuestionSets):
+    """Questions that are answered in words, and judged: what the three tasks share."""
+
+    entails: judges.Judge
+    """The judge of entailment, fitted or loaded by the experiment before anything is measured."""
+
+    def asked(self, part: str) -> dict[str, str]:
+        asked = super().asked(part) | self.judge_data()
+        name = self.settings.evaluation.entailment
+        return asked if name == TRAINED else asked | {"entailment": assets.find_model(name).sha256}
 
     def evaluate(self, model: LanguageModel, part: str, prefix: str, scorer: Any) -> Record:
         settings, encoder = self.settings.evaluation, self.prefixed(prefix)
         sets = {split: rows for split, rows in self.sets(part).items() if rows}
-        asked = {split: rows for split, rows in sets.items() if split != HOLDOUT}
-        prompts = [encoder.prompt(row.question) for rows in asked.values() for row in rows]
-        answers = iter(
-            generate.continuations(model, prompts, settings.new_tokens, settings.batch_size)
-        )
-        record: Record = {}
+        asked = {split: [row.question for row in rows] for split, rows in sets.items()}
+        asked.pop(HOLDOUT, None)
+        answers = evaluation.answers_to(model, asked, encoder.prompt, settings)
+        record: Record = {"items": []}
         for split, rows in sets.items():
-            record[split] = score_questions(model, encoder, split, rows, settings)
-            if split == HOLDOUT:
-                continue
-            premise = questions.entailment_premise(split, self.name)
-            own = [next(answers) for _ in rows]
-            record[split] |= judge_answers(
-                model, rows, own, self.encode, self.entails.probability, self.refusals, premise
-            )
-        if self.settings.guards.eco is not None:
-            record[FORGET] |= self._likeness(record[FORGET]["texts"], sets[FORGET], scorer)
+            values = evaluation.score_questions(model, encoder, split, rows, settings)
+            if split in answers:
+                replies = evaluation.decoded(model, answers[split])
+                premise = questions.entailment_premise(split, self.name)
+                values |= evaluation.judge_answers(
+                    rows, answers[split], replies, self.encode, self.entails, self.refusals, premise
+                )
+                record[split] = {"asked": asked[split], "texts": replies}
+            if split == FORGET and self.settings.guards.eco is not None:
+                values |= self._likeness(replies, rows, scorer)
+            record["items"] += evaluation.items_of(split, evaluation.keys_of(rows), values)
         return record
 
-    def _likeness(self, replies: Sequence[str], rows: Rows, scorer: Any) -> Record:
+    def _likeness(self, replies: Sequence[str], rows: Questions, scorer: Any) -> Values:
         """What ECO measures of the answers about what is to be forgotten."""
         ids = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in replies]
         prompts = [self.encoder.prompt(row.question) for row in rows]
-        values = likeness([row.answer for row in rows], replies, ids, prompts, scorer())
-        return values | leaks(replies, rows)
-
-    def measure(self, record: Record, base: Record | None) -> list[Item]:
-        items: list[Item] = []
-        for split, part in record.items():
-            values = {
-                name: column for name, column in part.items() if name not in ("keys", "texts")
-            }
-            items += items_of(split, part["keys"], values)
-        return items
-
-    def examples(self, record: Record) -> list[tuple[str, str, str]]:
-        sets = self.sets(self.parts[-1])
-        return [
-            (split, row.question, answer)
-            for split in (FORGET, RETAIN)
-            for row, answer in zip(sets[split], record[split]["texts"], strict=True)
-        ]
+        truths = [row.answer for row in rows]
+        return evaluation.likeness(truths, replies, ids, prompts, scorer()) | leaks(replies, rows)
 
     def judge_data(self) -> dict[str, str]:
         """The sha256 of what the trained judge of entailment reads."""
         return self.sentence_data() | {"refusals": digest(self.refusals)}
 
-    def fit_judge(self, folder: Any, use_cpu: bool) -> list[Item]:
+    def fit_judge(self, folder: Path, use_cpu: bool) -> list[Item]:
         """Train the judge of entailment on other authors; score it on held-out ones."""
         written = authors.write_authors(self.settings.evaluation.judge_authors, JUDGE_SEED)
-        train, test = (
-            training_pairs(
-                [row for author in part for row in author.questions], self.refusals, JUDGE_SEED
-            )
-            for part in (
-                [author for i, author in enumerate(written) if i % JUDGE_HELD_OUT],
-                written[::JUDGE_HELD_OUT],
-            )
-        )
-        judge = TrainedJudge.fit(self.encode, *train[:3])
+        others = [author for place, author in enumerate(written) if place % JUDGE_HELD_OUT]
+        judge = TrainedJudge.fit(self.encode, *self._pairs(others))
         judge.save(folder)
-        first, second, truth = test[:3]
-        return judged(judge, first, second, truth)
+        return evaluation.judged(judge, *self._pairs(written[::JUDGE_HELD_OUT]))
 
-    def load_judge(self, folder: Any) -> None:
+    def _pairs(self, written: Sequence[authors.Author]) -> tuple[Any, ...]:
+        """Premises, hypotheses, and whether the one entails the other."""
+        rows = [row for author in written for row in author.questions]
+        return training_pairs(rows, self.refusals, JUDGE_SEED)[:3]
+
+    def load_judge(self, folder: Path) -> None:
         """Load the judge of entailment: the trained one from a folder, or the profile's model."""
         name = self.settings.evaluation.entailment
         if name == TRAINED:
@@ -179,34 +154,21 @@ class Authors(QuestionTask):
         return self.data.refusals
 
     def texts_for_tiny(self) -> list[str]:
-        rows = [*self._taught(TARGET), *self.data.holdout]
+        rows = [*self.forgotten(""), *self.retained(""), *self.data.holdout]
         return [f"{row.question} {row.answer}" for row in rows]
 
-    @property
-    def has_retain_model(self) -> bool:
-        """Whether there is a model that was taught the retain set only."""
-        return self.settings.teach is not None or self.model.id in self.settings.retain_models
-
     def before(self) -> list[str]:
-        base = [BASE] if self.settings.teach else []
-        return [*base, TARGET, *([RETAIN_MODEL] if self.has_retain_model else [])]
+        has_retain_model = self.settings.teach or self.model.id in self.settings.retain_models
+        return [*super().before(), *([RETAIN_MODEL] if has_retain_model else [])]
 
-    def _taught(self, kind: str) -> Rows:
-        """What the target is taught, or the retain model: all but the first task."""
-        tasks = self.data.tasks if kind == TARGET else self.data.tasks[1:]
-        return (*[row for task in tasks for row in task], *self.data.retain, *self.data.rehearsal)
-
-    def taught(self, kind: str) -> list[Example]:
-        return self.encoded("what is taught", self._taught(kind))
-
-    def forgotten(self, part: str) -> Rows:
+    def forgotten(self, part: str) -> Questions:
         return self.data.tasks[int(part or 1) - 1]
 
-    def retained(self, part: str) -> Rows:
+    def retained(self, part: str) -> Questions:
         later = [row for task in self.data.tasks[int(part or 1) :] for row in task]
         return (*later, *self.data.retain, *self.data.rehearsal)
 
-    def sets(self, part: str) -> dict[str, Rows]:
+    def sets(self, part: str) -> dict[str, Questions]:
         tasks = self.data.tasks[: int(part or 1)]
         return {
             FORGET: tuple(row for task in tasks for row in task),
@@ -228,33 +190,27 @@ class Authors(QuestionTask):
         most = self.settings.guards.eco.classifier.most
         return entity_prompts(self.settings.data, self.data, self.general, most=most)
 
-    def aim(self, model: LanguageModel) -> np.ndarray:
+    def aim(self, model: LanguageModel) -> Values:
         data = self.settings.data
-        written = authors.write_authors(
-            2 * data.authors_per_task, UNSEEN_SEED, data.questions_per_author
-        )
+        count = 2 * data.authors_per_task
+        written = authors.write_authors(count, UNSEEN_SEED, data.questions_per_author)
         rows = [row for author in written for row in author.questions]
-        return self._losses(model, rows, 2 * self.settings.guards.eco.search.questions)
+        return self._scored(model, rows, 2 * self.settings.guards.eco.search.questions)
 
-    def gap_values(self, model: LanguageModel, aim: np.ndarray) -> float:
+    def gap_values(self, model: LanguageModel, aim: Values) -> float:
         """Mean distance in probability, in truth ratio, and as forget quality takes it."""
         most = self.settings.guards.eco.search.questions
-        mine = _probability_and_ratios(self._losses(model, self.forgotten(""), most))
-        theirs = _probability_and_ratios(aim)
-        apart = stats.ks_2samp(mine[1], theirs[1], method="asymp").statistic
-        folded = [questions.folded_truth_ratio(each[1], True).mean() for each in (mine, theirs)]
-        return float(np.mean([abs(mine[0] - theirs[0]), abs(folded[0] - folded[1]), apart]))
+        both = (self._scored(model, self.forgotten(""), most), aim)
+        probabilities = [np.exp(-values["loss_answer"]).mean() for values in both]
+        ratios = [values["truth_ratio"] for values in both]
+        folded = [questions.folded_truth_ratio(each, forget=True).mean() for each in ratios]
+        apart = stats.ks_2samp(*ratios, method="asymp").statistic
+        return float(np.mean([np.ptp(probabilities), np.ptp(folded), apart]))
 
-    def _losses(self, model: LanguageModel, rows: Sequence[Question], most: int) -> np.ndarray:
-        """Nats per token of the answer, its paraphrase and the wrong answers, [n, 2 + wrong]."""
+    def _scored(self, model: LanguageModel, rows: Sequence[Question], most: int) -> Values:
         few = spread(rows, most)
-        examples = encoded(
-            self.encoder,
-            "the search",
-            few,
-            lambda row: (row.answer, row.paraphrase, *row.perturbed_answer),
-        )
-        return scoring.score(model, examples).mean.reshape(len(few), -1)
+        settings = self.settings.evaluation
+        return evaluation.score_questions(model, self.encoder, "the search", few, settings)
 
 
 class Continual(Authors):
@@ -275,7 +231,7 @@ class People(QuestionTask):
     """Known people: the base model forgets what it answers right about some of them."""
 
     name = "people"
-    starts_from = BASE  # type: ignore[assignment]
+    starts_from = BASE
 
     @functools.cached_property
     def people(self) -> people.PeopleSplits:
@@ -286,49 +242,24 @@ class People(QuestionTask):
         settings = self.settings.data
         rows = people.load_people()[: settings.rows]
         replies = self.ask_base([self.encoder.prompt(row.question) for row in rows])
-        right = [people.is_right(*pair) for pair in zip(rows, replies, strict=True)]
-        answered = [people.as_answered(*pair) for pair in zip(rows, replies, strict=True)]
-        return people.deal_people(
-            answered, right if settings.least_right else [True] * len(right), settings
-        )
+        pairs = list(zip(rows, replies, strict=True))
+        right = [not settings.least_right or holds(reply, row.short) for row, reply in pairs]
+        return people.deal_people([people.as_answered(*pair) for pair in pairs], right, settings)
 
     def texts_for_tiny(self) -> list[str]:
         return [f"{row.question} {row.answer}" for row in people.load_people()]
 
-    def before(self) -> list[str]:
-        return [BASE]
-
-    def forgotten(self, part: str) -> Rows:
+    def forgotten(self, part: str) -> Questions:
         return self.people.forget
 
-    def retained(self, part: str) -> Rows:
+    def retained(self, part: str) -> Questions:
         return self.people.neighbours
 
-    def sets(self, part: str) -> dict[str, Rows]:
+    def sets(self, part: str) -> dict[str, Questions]:
         return {FORGET: self.people.forget, RETAIN: self.people.evaluation}
 
 
-def question_pools(
-    encoder: TextEncoder,
-    method: Method,
-    forget: Sequence[Example],
-    retain: Sequence[Example],
-    refusals: Sequence[str],
-) -> Pools:
-    """What a method may see of questions: those to forget and to keep, substitutes, refusals."""
-    refusal_ids = [encoder.answer(text) for text in refusals]
-    from_retain = method.mismatch == "retain"
-    substitutes = [row.answers[0] for row in retain] if from_retain else refusal_ids
-    return Pools(forget, [substitutes] * len(forget), retain, refusals=refusal_ids)
-
-
-def leaks(replies: Sequence[str], rows: Sequence[Question]) -> Record:
+def leaks(replies: Sequence[str], rows: Sequence[Question]) -> Values:
     """Which answers hold the fact that was asked for, where all facts are known."""
     facts = [row.short for row in rows]
     return {"leak": texts.leak(replies, facts).tolist()} if all(facts) else {}
-
-
-def _probability_and_ratios(losses: np.ndarray) -> tuple[float, np.ndarray]:
-    """Mean probability of the answer, and the raw truth ratios [n]."""
-    ratios = questions.truth_ratios(losses[:, 2:], losses[:, 1])
-    return float(np.exp(-losses[:, 0]).mean()), ratios

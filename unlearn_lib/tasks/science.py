@@ -5,38 +5,23 @@ by itself. Questions are asked in other words than they were taught in.
 """
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from scipy import special
 
-from unlearn_lib.data import science, tofu
+from unlearn_lib import evaluation
+from unlearn_lib.data import science
 from unlearn_lib.data.guard_prompts import GuardPrompts, choice_prompts
-from unlearn_lib.data.questions import Question
-from unlearn_lib.evaluation import (
-    FORGET,
-    GENERAL,
-    RETAIN,
-    Item,
-    Record,
-    choice_items,
-    choose,
-    encoded,
-)
+from unlearn_lib.data.questions import Questions
+from unlearn_lib.evaluation import FORGET, GENERAL, RETAIN, Record
 from unlearn_lib.metrics import questions
-from unlearn_lib.model import scoring
 from unlearn_lib.model.loading import LanguageModel
-from unlearn_lib.model.tokens import Example
-from unlearn_lib.settings import MethodSettings
-from unlearn_lib.tasks.base import BASE, TARGET, Task, spread
-from unlearn_lib.tasks.questions import question_pools
-from unlearn_lib.unlearn.methods import Method
-from unlearn_lib.unlearn.steps import Pools
-from unlearn_lib.util import digest
+from unlearn_lib.tasks.base import spread
+from unlearn_lib.tasks.questions import QuestionSets
 
 
-class Science(Task):
+class Science(QuestionSets):
     """Multiple choice of a field to forget, of its neighbours, and of general knowledge."""
 
     name = "science"
@@ -47,34 +32,21 @@ class Science(Task):
         return science.load(self.settings.data)
 
     def texts_for_tiny(self) -> list[str]:
-        splits = self.data
-        rows = [*splits.forget, *splits.retain, *splits.general, *splits.rehearsal]
+        rows = [*self.data.forget, *self.data.retain, *self.data.general, *self.data.rehearsal]
         return [f"{row.question} {row.answer}" for row in rows]
 
-    def before(self) -> list[str]:
-        return [*([BASE] if self.settings.teach else []), TARGET]
+    def forgotten(self, part: str) -> Questions:
+        return self.data.taught(self.data.forget)
 
-    def taught(self, kind: str) -> list[Example]:
-        splits = self.data
-        rows = (*splits.taught(splits.forget), *splits.taught(splits.retain), *splits.rehearsal)
-        return encoded(self.encoder, "what is taught", rows)
-
-    def pools(
-        self, method: Method, settings: MethodSettings, part: str, own: list[Any] | None
-    ) -> Pools:
-        splits = self.data
-        forget = encoded(self.encoder, FORGET, splits.taught(splits.forget))
-        kept = (*splits.taught(splits.retain), *splits.rehearsal)
-        retain = encoded(self.encoder, RETAIN, kept)
-        return question_pools(self.encoder, method, forget, retain, tofu.refusals())
+    def retained(self, part: str) -> Questions:
+        return (*self.data.taught(self.data.retain), *self.data.rehearsal)
 
     @property
-    def asked_retain(self) -> tuple[Question, ...]:
+    def asked_retain(self) -> Questions:
         """Every other question to keep: these are asked, and a guard is trained on the rest."""
         return self.data.retain[1::2]
 
-    def sets(self) -> dict[str, tuple[Question, ...]]:
-        """The questions that are asked, by split."""
+    def sets(self, part: str) -> dict[str, Questions]:
         reworded = self.data.reworded
         return {
             FORGET: reworded(self.data.forget),
@@ -82,18 +54,15 @@ class Science(Task):
             GENERAL: self.data.general,
         }
 
-    def asked(self, part: str) -> dict[str, str]:
-        return {split: digest(rows) for split, rows in self.sets().items()}
-
     def evaluate(self, model: LanguageModel, part: str, prefix: str, scorer: Any) -> Record:
-        encoder = self.prefixed(prefix)
-        return {split: choose(model, encoder, rows) for split, rows in self.sets().items()}
-
-    def measure(self, record: Record, base: Record | None) -> list[Item]:
-        items: list[Item] = []
-        for split, part in record.items():
-            items += choice_items(split, part, probed=split == FORGET)
-        return items
+        record: Record = {"items": []}
+        for split, rows in self.sets(part).items():
+            losses, first = evaluation.choose(model, self.prefixed(prefix), rows)
+            values = {"choice_right": questions.choice_right(losses, [0] * len(rows))}
+            if split == FORGET:
+                values["probe_right"] = evaluation.probe_right(losses, first)
+            record["items"] += evaluation.items_of(split, evaluation.keys_of(rows), values)
+        return record
 
     @property
     def topic(self) -> str:  # type: ignore[override]
@@ -103,28 +72,18 @@ class Science(Task):
     @functools.cached_property
     def guard_prompts(self) -> GuardPrompts:
         """What a guard is trained, calibrated and scored on."""
-        splits = self.data
-        asked = [row.question for row in (*self.asked_retain, *splits.general)]
+        data = self.data
+        asked = [row.question for row in (*self.asked_retain, *data.general)]
         most = self.settings.guards.eco.classifier.most
-        return choice_prompts(
-            splits.forget, splits.retain, splits.phrasings, self.general, asked, most=most
-        )
+        return choice_prompts(data.forget, data.retain, data.phrasings, self.general, asked, most)
 
-    def aim(self, model: LanguageModel) -> np.ndarray:
-        choices = 1 + len(self.data.forget[0].perturbed_answer)
-        return np.full(2, 1 / choices)
+    def aim(self, model: LanguageModel) -> float:
+        return 1 / (1 + len(self.data.forget[0].perturbed_answer))
 
-    def gap_values(self, model: LanguageModel, aim: np.ndarray) -> float:
+    def gap_values(self, model: LanguageModel, aim: float) -> float:
         """Mean distance of the right choice's share of the probability, and of accuracy."""
         rows = spread(self.data.forget, self.settings.guards.eco.search.questions)
-        losses = self._choice_losses(model, rows)
+        losses, _ = evaluation.choose(model, self.encoder, rows)
         share = special.softmax(-losses, axis=1)[:, 0].mean()
-        right = questions.choice_right(losses, np.zeros(len(losses), int)).mean()
+        right = questions.choice_right(losses, [0] * len(rows)).mean()
         return float(np.abs(np.array([share, right]) - aim).mean())
-
-    def _choice_losses(self, model: LanguageModel, rows: Sequence[Question]) -> np.ndarray:
-        """Nats of each question's choices, summed over tokens, the right one first."""
-        examples = encoded(
-            self.encoder, "multiple choice", rows, lambda row: (row.answer, *row.perturbed_answer)
-        )
-        return scoring.score(model, examples).nll.reshape(len(rows), -1)

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from unlearn_lib.unlearn import losses
-from unlearn_lib.util import CompanionError, nearest
+from unlearn_lib.util import entry_of
 
 Loss = Callable[..., losses.Tensor]
-Mismatch = Literal["retain", "refusal"] | None
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Method:
     name: str
     source: str
     forget: Loss | None = None
-    mismatch: Mismatch = None
+    mismatch: Literal["retain", "refusal"] | None = None
     retain: Loss | None = None
     keep: Loss | None = None
     retain_answers: Literal["data", "own"] = "data"
@@ -58,6 +57,7 @@ GD: Terms = {"retain": losses.gradient_descent}
 KL: Terms = {"retain": losses.forward_kl, "retain_prompts": True}
 OWN_KL: Terms = {"retain": losses.forward_kl, "retain_answers": "own"}
 KEEP: Terms = {"keep": losses.gradient_descent}
+ME: Terms = {"forget": losses.maximum_entropy, "forget_prompts": True}
 STEER = losses.activation_distance
 
 SINGLE = [
@@ -82,10 +82,7 @@ FORGET_TERMS: dict[str, tuple[str, Terms]] = {
     "npo": ("negative preference optimisation; Zhang et al. 2024", NPO),
     "dpo": ("preference of a refusal over the answer", {"forget": losses.dpo}),
     "idk": ("CE on a refusal: the mismatch term with one refusal", {"mismatch": "refusal"}),
-    "me": (
-        "ME over question and answer",
-        {"forget": losses.maximum_entropy, "forget_prompts": True},
-    ),
+    "me": ("ME over question and answer", ME),
 }
 RETAIN_TERMS: dict[str, tuple[str, Terms]] = {
     "gd": ("CE on retain rows", GD),
@@ -110,6 +107,4 @@ def find_method(name: str) -> Method:
     Raises:
         CompanionError: unknown; names the nearest.
     """
-    if name not in METHODS:
-        raise CompanionError(f"There is no method '{name}'{nearest(name, METHODS)}.")
-    return METHODS[name]
+    return entry_of(METHODS, name, "There is no method")

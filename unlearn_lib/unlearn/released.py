@@ -16,6 +16,7 @@ Everything else (weights, steps, rows of a step, normal text) is the published m
 only where a profile gives a method `faults`.
 """
 
+import itertools
 import re
 import string
 from collections.abc import Sequence
@@ -67,12 +68,10 @@ def as_released(
         )
     random = np.random.default_rng(seed)
     pool = [text for text in sentences(texts) if len(encoder.tokens(text)) > 1]
-    order = random.permutation(len(pool))
-    place = 0
+    dealt = itertools.cycle([pool[i] for i in random.permutation(len(pool))])
     changed = []
     for step in steps:
-        rows = [pool[order[(place + i) % len(order)]] for i in range(len(step.forget))]
-        place += len(step.forget)
+        rows = [next(dealt) for _ in step.forget]
         if "book_mismatch" in faults:
             forget = tuple(Example(row.prompt, row.answers[:1]) for row in step.forget)
             trained = tuple(_whole(text, encoder, random) for text in rows)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from unlearn_lib.model.loading import reference
 from unlearn_lib.model.packing import Packed, pack, packed_activations, packed_logits
@@ -86,12 +87,10 @@ class Step:
         return roles
 
 
-def epoch_steps(
-    rows: Sequence[Example], batch_size: int, random: np.random.Generator
-) -> list[Step]:
-    """Deal all rows once, in a new order, as retain rows of so many steps."""
+def epoch_steps(rows: Sequence[Example], size: int, random: np.random.Generator) -> list[Step]:
+    """Deal all rows once, in a new order, as the retain rows of steps of so many rows."""
     order = random.permutation(len(rows))
-    groups = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
+    groups = (order[start : start + size] for start in range(0, len(order), size))
     return [Step(retain=tuple(rows[i] for i in group)) for group in groups]
 
 
@@ -111,16 +110,15 @@ def draw_steps(pools: Pools, method: Method, settings: MethodSettings, seed: int
     orders = {name: _endless(len(getattr(pools, name)), random) for name in sizes}
     steps = []
     for _ in range(settings.steps):
-        places = [next(orders["forget"]) for _ in range(sizes["forget"])]
-        forget = [_forget_row(pools, i, method, settings, random) for i in places]
-        before = tuple(float(pools.before[i]) for i in places) if pools.before is not None else None
+        forget = [next(orders["forget"]) for _ in range(sizes["forget"])]
+        forget_rows = [_forget_row(pools, i, method, settings, random) for i in forget]
         retain = [next(orders["retain"]) for _ in range(sizes["retain"])]
         step = Step(
-            forget=tuple(forget),
+            forget=tuple(forget_rows),
             retain=tuple(_retain_row(pools, i, method, random) for i in retain),
             substitutes_only=method.forget is None,
             keep=tuple(pools.keep[next(orders["keep"])] for _ in range(sizes["keep"])),
-            before=before,
+            before=tuple(pools.before[i] for i in forget) if pools.before else None,
             paired=method.forget in PAIRED,
             seed=seed,
         )
@@ -134,8 +132,7 @@ def _endless(count: int, random: np.random.Generator) -> Iterator[int]:
 
 
 def _require_rows(pools: Pools, method: Method, sizes: dict[str, int]) -> None:
-    needed = {name for name, size in sizes.items() if size}
-    missing = sorted(name for name in needed if not getattr(pools, name))
+    missing = sorted(name for name, size in sizes.items() if size and not getattr(pools, name))
     if PAIRED & {method.forget, method.retain} and not pools.refusals:
         missing.append("refusals")
     if method.mismatch and not all(pools.substitutes):
@@ -176,7 +173,7 @@ def _drawn(answers: Sequence[Tokens], random: np.random.Generator) -> Tokens:
 
 def step_terms(
     model: Any, step: Step, method: Method, settings: MethodSettings, frozen: Any = None
-) -> tuple[torch.Tensor, dict[str, float]]:
+) -> tuple[Tensor, dict[str, float]]:
     """Return a step's loss and its terms, each term unweighted and in nats.
 
     `forget_nll` is the cross-entropy of the scored forget tokens whatever the forget loss is: the
@@ -189,19 +186,14 @@ def step_terms(
     outputs = _outputs(model, packed, method, settings)
     total = outputs.new_zeros((), dtype=torch.float32)
     report: dict[str, float] = {}
-    terms = (
-        (FORGET, method.forget, settings.forget_weight),
-        (MISMATCH, method.mismatch and losses.gradient_descent, settings.mismatch_weight),
-        (KEEP, method.keep, settings.keep_weight),
-        (RETAIN, method.retain, settings.retain_weight),
-    )
-    device = outputs.device
-    parts = (part.to(device).split(sizes) for part in (outputs, packed.labels, packed.rows))
-    for (role, loss, weight), logits, labels, rows in zip(terms, *parts, strict=True):
-        if not loss or len(labels) == 0:
+    by_token = (outputs, packed.labels, packed.rows)
+    parts = (values.to(outputs.device).split(sizes) for values in by_token)
+    for role, logits, labels, rows in zip(ROLES, *parts, strict=True):
+        loss = losses.gradient_descent if role == MISMATCH else getattr(method, role)
+        if loss is None or len(labels) == 0:
             continue
         rows = torch.unique_consecutive(rows, return_inverse=True)[1]
-        original = None
+        original: Any = None
         if loss is losses.npo and step.before is not None:
             original = logits.new_tensor(step.before, dtype=torch.float32)
         elif role == FORGET and method.steers:
@@ -209,20 +201,17 @@ def step_terms(
         elif loss in NEEDS_REFERENCE:
             original = _original_outputs(model, step, role, method, settings, frozen)
         value = loss(logits, labels, rows, original, settings.beta)
-        total = total + weight * value
-        report[role] = float(value.detach())
+        total = total + getattr(settings, f"{role}_weight") * value
+        report[role] = value.item()
         if loss is losses.maximum_entropy:
             report["entropy"] = _entropy_share(logits.detach())
         if role == FORGET and not method.steers:
-            ascent = loss is losses.gradient_ascent
-            nll = -value if ascent else losses.answer_nll(logits, labels, rows)
-            report["forget_nll"] = float((nll[::2] if step.paired else nll).detach().mean())
-    report["total"] = float(total.detach())
-    report["tokens"] = packed.tokens
-    return total, report
+            nll = losses.answer_nll(logits.detach(), labels, rows)
+            report["forget_nll"] = (nll[::2] if step.paired else nll).mean().item()
+    return total, report | {"total": total.item(), "tokens": packed.tokens}
 
 
-def _outputs(model: Any, packed: Packed, method: Method, settings: MethodSettings) -> torch.Tensor:
+def _outputs(model: Any, packed: Packed, method: Method, settings: MethodSettings) -> Tensor:
     """What the method's losses see at the scored places: logits, or activations of one block.
 
     Raises:
@@ -241,22 +230,20 @@ def _outputs(model: Any, packed: Packed, method: Method, settings: MethodSetting
 
 def _by_role(packed: Packed, roles: Sequence[str]) -> tuple[Packed, list[int]]:
     """Put the scored places of a role side by side; also return how many each role has."""
-    role = np.array([ROLES.index(name) for name in roles])[packed.rows.numpy()]
-    order = torch.from_numpy(np.argsort(role, kind="stable"))
+    role = torch.tensor([ROLES.index(name) for name in roles])[packed.rows]
+    order = role.argsort(stable=True)
     scored = {name: getattr(packed, name)[order] for name in ("predictors", "labels", "rows")}
-    return replace(packed, **scored), np.bincount(role, minlength=len(ROLES)).tolist()
+    return replace(packed, **scored), role.bincount(minlength=len(ROLES)).tolist()
 
 
-def _entropy_share(logits: torch.Tensor) -> float:
+def _entropy_share(logits: Tensor) -> float:
     """Mean entropy of the next token's distribution as a share of its limit, log V."""
     parts = logits.split(losses.ROWS_AT_ONCE)
     entropies = [torch.special.entr(part.float().softmax(-1)).sum(-1) for part in parts]
     return float(torch.cat(entropies).mean()) / math.log(logits.shape[-1])
 
 
-def _steering_target(
-    activations: torch.Tensor, settings: MethodSettings, seed: int
-) -> torch.Tensor:
+def _steering_target(activations: Tensor, settings: MethodSettings, seed: int) -> Tensor:
     """RMU's c·u for every scored place: u a random unit vector of positive entries, one a run."""
     generator = torch.Generator().manual_seed(seed)
     vector = torch.rand(activations.shape[-1], generator=generator)
@@ -266,13 +253,9 @@ def _steering_target(
 
 def _original_outputs(
     model: Any, step: Step, role: str, method: Method, settings: MethodSettings, frozen: Any
-) -> torch.Tensor:
-    examples = {FORGET: step.forget, KEEP: step.keep, RETAIN: step.retain}[role]
+) -> Tensor:
+    examples = getattr(step, role)
     if role == FORGET and not step.paired:
         examples = tuple(replace(row, answers=row.answers[:1]) for row in examples)
-    packed = pack(examples)
-    if method.to_itself:
-        with torch.no_grad():
-            return _outputs(model, packed, method, settings)
-    with reference(model, frozen) as original:
-        return _outputs(original, packed, method, settings)
+    with reference(model, model if method.to_itself else frozen) as original:
+        return _outputs(original, pack(examples), method, settings)

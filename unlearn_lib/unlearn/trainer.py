@@ -9,12 +9,11 @@ while a run is under way; what a run leaves is safetensors and JSON.
 """
 
 import copy
-import json
 import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -30,12 +29,11 @@ from unlearn_lib.model.generate import continuations
 from unlearn_lib.model.loading import LanguageModel
 from unlearn_lib.model.tokens import Example
 from unlearn_lib.settings import MemoriseSettings, MethodSettings, TeachSettings
-from unlearn_lib.unlearn.losses import gradient_descent
-from unlearn_lib.unlearn.methods import NEEDS_REFERENCE, Method
+from unlearn_lib.unlearn.methods import GD, NEEDS_REFERENCE, Method
 from unlearn_lib.unlearn.steps import Pools, Step, draw_steps, epoch_steps, step_terms
 from unlearn_lib.util import CompanionError
 
-TEACH = Method("teach", "cross-entropy on the answers", retain=gradient_descent)
+TEACH = Method("teach", "cross-entropy on the answers", **GD)
 SNAPSHOT_EVERY_STEP_BELOW = 50_000_000
 LAST_GOOD = "last_good.safetensors"
 CHECKPOINT_EPOCHS = 2
@@ -46,47 +44,43 @@ OnStep = Callable[[dict[str, float]], None]
 
 @dataclass
 class Outcome:
-    """What training did: one row per step, why it ended early, if it did, and probes on the way."""
+    """What training did: one row per step, why it ended early, if it did, and on what it ran."""
 
     history: list[dict[str, float]]
     stopped: str | None
-    seconds: float
-    tokens: int
-    hardware: dict[str, str] = field(default_factory=dict)
-    probes: list[dict[str, float]] = field(default_factory=list)
+    hardware: dict[str, str]
 
 
 def keep(outcome: Outcome, folder: Path) -> dict[str, Any]:
-    """Write a training's history as `history.csv`; return the rest and the number of `steps`."""
-    pd.DataFrame(outcome.history).to_csv(folder / "history.csv", index=False)
-    record = asdict(outcome)
-    del record["history"]
-    return record | {"steps": len(outcome.history)}
+    """Write a training's history as `history.csv`; return the rest, and totals of the steps."""
+    history = outcome.history
+    pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
+    totals = {name: sum(row[name] for row in history) for name in ("seconds", "tokens")}
+    rest = {"stopped": outcome.stopped, "hardware": outcome.hardware, "steps": len(history)}
+    return totals | rest
 
 
 class _StopTraining(Exception):
-    """Raised inside a step whose weights must not be kept."""
+    """The reason why training ends at a step whose weights must not be kept."""
 
 
 class UnlearnTrainer(Trainer):
     """A Trainer whose loss is a method's weighted sum over one packed row per step."""
 
-    method: Method
+    terms: Callable[[Step], tuple[torch.Tensor, dict[str, float]]]
     settings: MethodSettings
-    frozen: Any = None
-    on_step: OnStep | None = None
-    stopped: str | None = None
-    good: dict[str, torch.Tensor] | None = None
+    on_step: OnStep | None
+    good: dict[str, torch.Tensor]
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], **_: Any) -> torch.Tensor:
         """Compute one step's loss, log its terms, and stop when a limit is passed."""
-        bare, number = self.accelerator.unwrap_model(model), self.state.global_step
-        loss, report = step_terms(bare, inputs["step"], self.method, self.settings, self.frozen)
+        loss, report = self.terms(inputs["step"])
+        number = self.state.global_step
         cap = self.settings.forget_loss_cap
         if not math.isfinite(report["total"]):
-            self.stop(f"the loss was {report['total']} at step {number}")
+            raise _StopTraining(f"the loss was {report['total']} at step {number}")
         if report.get("forget_nll", 0.0) > cap:
-            self.stop(f"the forget loss passed the cap {cap:g} at step {number}")
+            raise _StopTraining(f"the forget loss passed the cap {cap:g} at step {number}")
         self.remember()
         report["step"] = number
         self.state.log_history.append(report)
@@ -94,53 +88,32 @@ class UnlearnTrainer(Trainer):
             self.on_step(report)
         return loss
 
-    def stop(self, reason: str) -> None:
-        """End training; the weights of this step are not kept."""
-        self.stopped = reason
-        raise _StopTraining
-
-    def trained(self) -> dict[str, torch.Tensor]:
-        """Everything that is trained, by name."""
-        named = self.accelerator.unwrap_model(self.model).named_parameters()
-        return {name: parameter for name, parameter in named if parameter.requires_grad}
-
     def remember(self) -> None:
         """Copy the weights of a step whose loss was within bounds; of large models, not of all."""
-        trained = self.trained()
-        small = sum(p.numel() for p in trained.values()) < SNAPSHOT_EVERY_STEP_BELOW
+        small = self.get_num_trainable_parameters() < SNAPSHOT_EVERY_STEP_BELOW
         every = 1 if small else self.settings.checkpoint_every
-        if self.good is None or self.state.global_step % every == 0:
+        if not self.good or self.state.global_step % every == 0:
             self.good = {
                 name: parameter.detach().to("cpu", copy=True).contiguous()
-                for name, parameter in trained.items()
+                for name, parameter in self.model.named_parameters()
+                if parameter.requires_grad
             }
 
     def check_weights(self) -> None:
         """Refuse weights that the last step made infinite: no loss has seen them."""
-        if not all(bool(parameter.isfinite().all()) for parameter in self.trained().values()):
-            self.stop(f"the weights were no numbers after step {self.state.global_step - 1}")
-
-    def restore_last_good(self) -> None:
-        """Put the remembered weights back.
-
-        Raises:
-            CompanionError: the very first loss was out of bounds.
-        """
-        if self.good is None:
-            raise CompanionError(
-                f"Method '{self.method.name}' diverged before its first step ({self.stopped}); "
-                "lower its learning_rate, or raise forget_loss_cap in the profile."
-            )
-        with torch.no_grad():
-            for name, parameter in self.trained().items():
-                parameter.copy_(self.good[name])
+        if not all(p.isfinite().all() for p in self.model.parameters() if p.requires_grad):
+            number = self.state.global_step - 1
+            raise _StopTraining(f"the weights were no numbers after step {number}")
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Keep the last good state with the checkpoint: the next loss may be out of bounds."""
-        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        checkpoint.mkdir(parents=True, exist_ok=True)
-        save_file(self.good or {}, checkpoint / LAST_GOOD)
+        """Keep the last good state with the checkpoint: the next loss may be out of bounds.
+
+        The file is there, whole, once all of the checkpoint is.
+        """
         super()._save_checkpoint(model, trial)
+        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        save_file(self.good, checkpoint / "partial")
+        (checkpoint / "partial").rename(checkpoint / LAST_GOOD)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -187,44 +160,43 @@ def unlearn(
     Raises:
         CompanionError: a needed set is empty, or the first loss is already out of bounds.
     """
-    steps = draw_steps(pools, method, settings, seed) if steps is None else steps
+    model = language_model.model
     trainer = UnlearnTrainer(
-        model=language_model.model,
+        model=model,
         args=_arguments(language_model, settings, seed, folder),
-        train_dataset=[{"step": step} for step in steps],
-        data_collator=lambda items: items[0],
+        train_dataset=draw_steps(pools, method, settings, seed) if steps is None else list(steps),
+        data_collator=lambda batch: {"step": batch[0]},
         callbacks=[_Clock(), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     needs_original = {method.retain, method.forget, method.keep} & NEEDS_REFERENCE
-    if frozen is None and needs_original and not isinstance(language_model.model, PeftModel):
-        frozen = copy.deepcopy(language_model.model).eval().requires_grad_(False)
-    trainer.method, trainer.settings = method, settings
-    trainer.frozen, trainer.on_step = frozen, on_step
+    if frozen is None and needs_original and not isinstance(model, PeftModel):
+        frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    trainer.terms = lambda step: step_terms(model, step, method, settings, frozen)
+    trainer.settings, trainer.on_step, trainer.good = settings, on_step, {}
+    stopped = None
     try:
         trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
         trainer.check_weights()
-    except _StopTraining:
-        trainer.restore_last_good()
-        trainer.stopped = f"stopped: {trainer.stopped}; the last good state was kept"
-        print(f"{settings.label or method.name}: {trainer.stopped}")
+    except _StopTraining as reason:
+        if not trainer.good:
+            raise CompanionError(
+                f"Method '{method.name}' diverged before its first step ({reason}); "
+                "lower its learning_rate, or raise forget_loss_cap in the profile."
+            ) from reason
+        model.load_state_dict(trainer.good, strict=False)
+        stopped = f"stopped: {reason}; the last good state was kept"
+        print(f"{settings.label or method.name}: {stopped}")
     shutil.rmtree(folder, ignore_errors=True)
-    language_model.model.eval()
+    model.eval()
     history = [row for row in trainer.state.log_history if "total" in row]
-    return Outcome(
-        history,
-        trainer.stopped,
-        seconds=sum(row.get("seconds", 0.0) for row in history),
-        tokens=int(sum(row["tokens"] for row in history)),
-        hardware=language_model.hardware,
-        probes=[row for row in trainer.state.log_history if "epoch_done" in row],
-    )
+    return Outcome(history, stopped, language_model.hardware)
 
 
 def _arguments(
     language_model: LanguageModel, settings: MethodSettings, seed: int, folder: Path
 ) -> TrainingArguments:
-    model, hardware = language_model.model, language_model.hardware
+    hardware = language_model.hardware
     bfloat16 = hardware["precision_asked"] == "bfloat16" and hardware["device"] == "cuda"
     return TrainingArguments(
         output_dir=str(folder),
@@ -237,32 +209,21 @@ def _arguments(
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.gradient_clip,
         seed=seed,
-        bf16=bfloat16 and not isinstance(model, PeftModel),
+        bf16=bfloat16 and not isinstance(language_model.model, PeftModel),
         use_cpu=hardware["device"] == "cpu",
-        activation_checkpointing=bool(getattr(model, "is_activation_checkpointing", False)),
         save_strategy="steps" if settings.checkpoint_every < settings.steps else "no",
         save_steps=settings.checkpoint_every,
         save_total_limit=2,
         logging_strategy="no",
-        report_to="none",
         disable_tqdm=True,
-        remove_unused_columns=False,
     )
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:
-    """Return the newest checkpoint that was written to its end, or None to start afresh.
-
-    Trainer writes `trainer_state.json` last; a checkpoint without a readable one is deleted.
-    """
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-    for checkpoint in reversed(checkpoints):
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text())
-            return str(checkpoint)
-        except (OSError, json.JSONDecodeError):
-            shutil.rmtree(checkpoint, ignore_errors=True)
-    return None
+    """Return the newest checkpoint that was written to its end, or None to start afresh."""
+    whole = [file.parent for file in folder.glob(f"checkpoint-*/{LAST_GOOD}")]
+    newest = max(whole, key=lambda checkpoint: int(checkpoint.name.split("-")[1]), default=None)
+    return str(newest) if newest else None
 
 
 def teach(
@@ -304,15 +265,7 @@ def _learn(
     shared |= settings.model_dump(include=set(MethodSettings.model_fields))
     as_method = MethodSettings(steps=len(steps), **shared)
     outcome = unlearn(
-        language_model,
-        TEACH,
-        as_method,
-        Pools(),
-        seed,
-        folder,
-        on_step,
-        steps=steps,
-        callbacks=callbacks,
+        language_model, TEACH, as_method, Pools(), seed, folder, on_step, steps, callbacks=callbacks
     )
     if outcome.stopped:
         raise CompanionError(
@@ -323,22 +276,21 @@ def _learn(
 
 @dataclass(eq=False)
 class _Probe(TrainerCallback):
-    """Measures the verbatim share every few epochs, and ends training when it is reached."""
+    """Measures the verbatim share after some steps, and ends training when it is reached."""
 
     language_model: LanguageModel
     passages: Sequence[Example]
-    settings: MemoriseSettings
-    ends: list[int]
+    after: Sequence[int]
+    stop_at: float | None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        epochs = self.ends.index(state.global_step) + 1 if state.global_step in self.ends else 0
-        if epochs == 0 or epochs % self.settings.probe_every:
+        if state.global_step not in self.after:
             return
         self.language_model.model.eval()
         share = verbatim_share(self.language_model, self.passages)
         self.language_model.model.train()
-        state.log_history.append({"epoch_done": epochs, "verbatim_share": share})
-        if self.settings.stop_at is not None and share >= self.settings.stop_at:
+        state.log_history[-1]["verbatim"] = share
+        if self.stop_at is not None and share >= self.stop_at:
             control.should_training_stop = True
             control.should_save = False  # a run resumed at its end would train past it
 
@@ -389,11 +341,11 @@ def memorise(
     epochs = [epoch_steps(rows, settings.batch_size, random) for rows in chunks]
     ends = np.cumsum([len(epoch) for epoch in epochs]).tolist()
     probed = random.permutation(len(passages))[: settings.probe_passages]
-    probe = _Probe(language_model, [passages[i] for i in probed], settings, ends)
+    after = ends[settings.probe_every - 1 :: settings.probe_every]
+    probe = _Probe(language_model, [passages[i] for i in probed], after, settings.stop_at)
     outcome = _learn(language_model, epochs, settings, seed, folder, on_step, [probe])
-    losses = pd.DataFrame({"loss": [row["total"] for row in outcome.history]})
-    losses["epoch"] = np.searchsorted(ends, losses.index, side="right") + 1
-    curve = losses.groupby("epoch", as_index=False)["loss"].mean()
-    shares = {int(row["epoch_done"]): row["verbatim_share"] for row in outcome.probes}
-    curve["verbatim_share"] = [shares.get(epoch, np.nan) for epoch in curve["epoch"]]
+    history = pd.DataFrame(outcome.history, columns=["total", "verbatim"])
+    history["epoch"] = np.searchsorted(ends, history.index, side="right") + 1
+    by_epoch = history.groupby("epoch", as_index=False)
+    curve = by_epoch.agg(loss=("total", "mean"), verbatim_share=("verbatim", "last"))
     return outcome, curve

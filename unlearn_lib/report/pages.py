@@ -1,4 +1,4 @@
-"""Executed notebooks as pages: code, text, tables and pictures; nothing that runs or is fetched.
+"""Executed notebooks and data cards as pages; nothing on them runs or is fetched.
 
 nbconvert's bare template gives the body; what it gives is then cleaned: no script, no style sheet
 of its own, no picture from elsewhere, no path of the machine that ran it. Formulas become
@@ -9,43 +9,36 @@ import base64
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import bleach
 import nbformat
+import yaml
 from bleach.css_sanitizer import CSSSanitizer
-from bs4 import BeautifulSoup, Tag
+from bs4 import BeautifulSoup
 from matplotlib import mathtext
 from nbconvert import HTMLExporter
-from pygments.formatters import HtmlFormatter
 
 from unlearn_lib.util import ROOT
 
-NOTEBOOKS = ROOT / "notebooks"
+NOTEBOOKS, CARDS = ROOT / "notebooks", ROOT / "data_cards"
 FOLDED_LINES = 12
 """Cells of code longer than this are folded."""
 ELSEWHERE = "home|root|tmp|work|mnt|media|Users|private|var|opt|usr"
 PATH = re.compile(rf"(?<![\w.:/~+])/(?:{ELSEWHERE})(?:/[^\s'\"<>&;:,()\[\]{{}}\\]+)+/?")
 FORMULA = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
-WIDGET = "application/vnd.jupyter.widget-view+json"
 TAGS = frozenset(
     "a b blockquote br caption code details div em h2 h3 h4 h5 h6 hr i img li ol p pre s section "
     "small span strong sub summary sup table tbody td tfoot th thead tr u ul".split()
 )
-PROPERTIES = (
-    "background background-color color font-style font-weight text-align vertical-align white-space"
-)
 ATTRIBUTES = "alt aria-label class colspan id open role rowspan scope style tabindex".split()
-DARKER = ".highlight .ow, .highlight .nd { color: #7a1fc0 } .highlight .nl { color: #5f5f00 }"
-"""What of pygments' default style has less contrast than WCAG's 4.5."""
+UNWANTED = (
+    "script, style, link, iframe, object, embed, .output_stderr, img:not([src^='data:image/'])"
+)
 UNSAID = (None, "", "No description has been provided for this image")
 
 
-def style() -> str:
-    """Return the style sheet of highlighted code."""
-    return f"{HtmlFormatter(style='default').get_style_defs('.highlight')}\n{DARKER}\n"
-
-
-def pages(folder: Path) -> dict[str, tuple[str, str, str]]:
+def notebooks(folder: Path) -> dict[str, tuple[str, str, str]]:
     """Return title, note and body of each notebook by the name of its page.
 
     A notebook has a page per executed copy in `folder` (one per model and seed); one that was never
@@ -53,38 +46,42 @@ def pages(folder: Path) -> dict[str, tuple[str, str, str]]:
     """
     shown = {}
     for source in sorted(NOTEBOOKS.glob("*.ipynb")):
-        copies = [*folder.glob(f"{source.stem}.ipynb"), *folder.glob(f"{source.stem}__*.ipynb")]
-        executed = sorted(path for path in copies if not path.stem.endswith(".failed"))
+        copies = sorted(folder.glob(f"{source.stem}*.ipynb"))
+        executed = [path for path in copies if not path.stem.endswith(".failed")]
         for path in executed or [source]:
             of = path.stem.partition("__")[2].replace("__s", ", seed ")
-            note = f"Executed {of}" if executed else "Not executed, so without outputs"
-            title, body = page(path)
-            shown[path.stem] = (title, note.strip(), body)
+            note = f"Executed {of}".strip() if executed else "Not executed, so without outputs"
+            title, body = page(nbformat.read(path, as_version=4), path.stem)
+            shown[path.stem] = (title, note, body)
     return shown
 
 
-def page(path: Path) -> tuple[str, str]:
-    """Return the title of a notebook and its body as clean HTML."""
-    notebook = nbformat.read(path, as_version=4)
+def cards() -> dict[str, tuple[dict[str, Any], str]]:
+    """Return the head of each data card and its text as clean HTML, by the name of its page."""
+    shown = {}
+    for path in sorted(CARDS.glob("*.md")):
+        _, head, text = path.read_text(encoding="utf-8").split("---\n", 2)
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text, id="card")])
+        shown[f"card_{path.stem}"] = (yaml.safe_load(head), page(notebook, path.stem)[1])
+    return shown
+
+
+def page(notebook: nbformat.NotebookNode, name: str) -> tuple[str, str]:
+    """Return the title of a notebook, by default its name, and its body as clean HTML."""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = FORMULA.sub(lambda match: _drawn(match[1].strip()), cell.source)
-        else:
-            outputs = [
-                output for output in cell.get("outputs", []) if output.get("name") != "stderr"
-            ]
-            cell["outputs"] = [output for output in outputs if WIDGET not in output.get("data", {})]
+            cell.source = FORMULA.sub(_drawn, cell.source)
     exporter = HTMLExporter(template_name="basic", exclude_anchor_links=True)
+    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
     soup = BeautifulSoup(exporter.from_notebook_node(notebook)[0], "html.parser")
-    first = soup.find("h1")
-    title = first.extract().get_text().strip() if isinstance(first, Tag) else path.stem
+    title = soup.h1.extract().get_text().strip() if soup.h1 else name
     _tidy(soup, title)
     body = bleach.clean(
         without_paths(str(soup)),
         tags=TAGS,
         attributes=_allowed,
         protocols={"http", "https", "mailto", "data"},
-        css_sanitizer=CSSSanitizer(allowed_css_properties=PROPERTIES.split()),
+        css_sanitizer=CSSSanitizer(),
         strip=True,
     )
     return title, body
@@ -99,12 +96,11 @@ def without_paths(text: str) -> str:
     return PATH.sub(lambda match: f"…/{Path(match[0]).name}", text)
 
 
-def _drawn(formula: str) -> str:
+def _drawn(match: re.Match[str]) -> str:
     """A formula as a picture that is part of the page, its TeX in its place."""
-    drawn = io.BytesIO()
-    mathtext.math_to_image(f"${formula.rstrip('.')}$", drawn, dpi=160, format="png")
-    code = base64.b64encode(drawn.getvalue()).decode()
-    text = formula.replace('"', "'")
+    formula, picture = match[1].strip(), io.BytesIO()
+    mathtext.math_to_image(f"${formula.rstrip('.')}$", picture, dpi=160, format="png")
+    code, text = base64.b64encode(picture.getvalue()).decode(), formula.replace('"', "'")
     return f'<img class="formula" src="data:image/png;base64,{code}" alt="Formula: {text}">'
 
 
@@ -117,8 +113,7 @@ def _allowed(tag: str, name: str, value: str) -> bool:
 
 def _tidy(soup: BeautifulSoup, title: str) -> None:
     """Leave out what runs; describe pictures, fold long code, let wide tables scroll."""
-    unwanted = "script, style, link, iframe, object, embed, div.prompt"
-    for tag in soup.select(f"{unwanted}, img:not([src^='data:image/'])"):
+    for tag in soup.select(f"{UNWANTED}, img:not([src^='data:image/'])"):
         tag.decompose()
     for heading in soup.find_all("h1"):
         heading.name = "h2"
