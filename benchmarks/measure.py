@@ -19,7 +19,7 @@ from benchmarks.rows import SEED, STEP, read_pools, read_prompts
 from unlearn_lib.assets import Asset
 from unlearn_lib.model import generate, loading
 from unlearn_lib.settings import LoraSettings, ModelSettings
-from unlearn_lib.store import PeakMemory
+from unlearn_lib.store import peak_memory, reset_peak_memory
 from unlearn_lib.unlearn import trainer
 from unlearn_lib.unlearn.methods import find_method
 from unlearn_lib.unlearn.steps import Step, draw_steps
@@ -176,12 +176,13 @@ WHAT: dict[str, Callable[..., dict[str, Any]]] = {
 def main() -> None:
     """Measure what the command line says; everything but the result goes to stderr."""
     what, weights, rows, *options = sys.argv[1:]
-    with PeakMemory() as memory, contextlib.redirect_stdout(sys.stderr):
+    reset_peak_memory()
+    with contextlib.redirect_stdout(sys.stderr):
         result = WHAT[what](Path(weights), Path(rows), **dict(x.split("=") for x in options))
     where = f"CPU, {torch.get_num_threads()} threads"
     if torch.cuda.is_available():
         where = torch.cuda.get_device_name()
-    print(json.dumps({**result, "peak_memory_bytes": memory.peak, "where": where}))
+    print(json.dumps({**result, "peak_memory_bytes": peak_memory(), "where": where}))
 
 
 if __name__ == "__main__":

@@ -107,8 +107,7 @@ def test_non_inferiority_to_a_model_and_to_the_noise_floor(fall: float, outcome:
 
 
 @pytest.mark.parametrize(
-    "n, count, outcome",
-    [(299, 0, SUPPORTED), (297, 0, UNDECIDED), (400, 20, REFUTED)],
+    "n, count, outcome", [(299, 0, SUPPORTED), (297, 0, UNDECIDED), (400, 20, REFUTED)]
 )
 def test_bound_is_clopper_and_pearsons(n: int, count: int, outcome: str) -> None:
     table = items(rows("eco", "false_alarm", share(n, count), split="guard_retain"))

@@ -250,9 +250,10 @@ def choice_rows(subject: str, count: int) -> list[dict[str, Any]]:
 def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three questions on each subject of WMDP, two on each of MMLU."""
     monkeypatch.setenv("UNLEARN_MIRROR", str(tmp_path))
-    for subject in science.NEIGHBOURS:
-        save(tmp_path, science.WMDP, f"wmdp-{subject}", choice_rows(subject, 3))
-    for subject in (*science.NEIGHBOURS.values(), *science.GENERAL_SUBJECTS):
+    for subject in science.SUBJECTS:
+        save(tmp_path, science.WMDP, subject, choice_rows(subject.removeprefix("wmdp-"), 3))
+    neighbours = [name for name, _ in science.SUBJECTS.values()]
+    for subject in (*neighbours, *science.GENERAL_SUBJECTS):
         save(tmp_path, science.MMLU, subject, choice_rows(subject, 2))
     return tmp_path
 
@@ -274,7 +275,7 @@ def test_wmdp_is_forgotten_mmlu_is_kept_and_subjects_take_turns(mirror: Path) ->
     assert subjects == ["chem", "bio", "chem", "bio"]
     assert splits.forget[2].answer == "right 1"
     assert splits.forget[2].perturbed_answer == ("wrong 1-0", "wrong 1-1", "wrong 1-2")
-    neighbours = {science.NEIGHBOURS[subject] for subject in ("chem", "bio")}
+    neighbours = {science.SUBJECTS[subject][0] for subject in ("wmdp-chem", "wmdp-bio")}
     assert {row.subject for row in splits.retain} == neighbours
     assert [row.subject for row in splits.general[:8]] == list(science.GENERAL_SUBJECTS)
     assert len(splits.general) == 9 and splits.rehearsal == ()

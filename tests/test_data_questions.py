@@ -196,7 +196,7 @@ def test_further_tasks_are_blocks_of_forget10_and_leave_retain(count: int, relea
     assert asked(splits.retain_evaluation) == asked(splits.retain[10:16])
     assert splits.refusals == ("I don't know.", "No idea.") and splits.holdout == ()
     assert len(splits.real_authors) == 5
-    with pytest.raises(CompanionError, match="too few for 4 tasks; lower 'tasks'"):
+    with pytest.raises(CompanionError, match="too few for 4 tasks"):
         tofu.load(hub(tasks=4))
 
 

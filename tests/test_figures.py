@@ -1,6 +1,6 @@
 """Figures: every spec draws, broken models are marked, pictures look as they did.
 
-`python tests/test_figures.py` draws the baseline pictures anew.
+`pytest tests/test_figures.py --mpl-generate-path=tests/baseline` draws those pictures anew.
 """
 
 import json
@@ -11,7 +11,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from matplotlib.testing.compare import compare_images
 from matplotlib.text import Text
 from synthetic import synthetic_items
 
@@ -20,9 +19,7 @@ from unlearn_lib.results import Items
 from unlearn_lib.util import CompanionError
 
 LABELS = {"arora": "GA + mismatch + KL (published)", "ga_gd": "GA + GD", "me_gd": "ME + GD"}
-BASELINE = Path(__file__).parent / "baseline"
 SMALLEST = 7
-TOLERANCE = 5
 
 
 def markers(figure: Figure) -> set[object]:
@@ -70,15 +67,10 @@ def test_a_model_with_broken_answers_is_a_cross() -> None:
     assert "X" not in markers(figures.draw("eco_science", science, LABELS))
 
 
-def save(kind: str, folder: Path) -> str:
-    path = folder / f"{kind}.png"
-    KINDS[kind]().savefig(path, dpi=60)
-    return str(path)
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_pictures_look_as_they_did(kind: str, tmp_path: Path) -> None:
-    assert not compare_images(BASELINE / f"{kind}.png", save(kind, tmp_path), TOLERANCE)
+@pytest.mark.mpl_image_compare(tolerance=5, style="default", savefig_kwargs={"dpi": 60})
+def test_pictures_look_as_they_did(kind: str) -> Figure:
+    return KINDS[kind]()
 
 
 def test_files_and_one_provenance_are_written_for_each_language_model(tmp_path: Path) -> None:
@@ -106,8 +98,3 @@ def test_curves_of_a_training_have_a_panel_for_each_loss_term() -> None:
 def test_nothing_heavy_is_imported(module: str, heavy: str) -> None:
     code = f"import sys, unlearn_lib.{module}; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-if __name__ == "__main__":
-    for name in KINDS:
-        save(name, BASELINE)

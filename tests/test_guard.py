@@ -20,7 +20,7 @@ from unlearn_lib.guard import tokens
 from unlearn_lib.guard.corruptions import CORRUPTIONS, corrupt, prompt_seed
 from unlearn_lib.guard.fit import conformal_threshold
 from unlearn_lib.guard.prompts import refusal, scripts_of
-from unlearn_lib.guard.search import SearchResult, zeroth_order
+from unlearn_lib.guard.search import SearchStep, best_strength, zeroth_order
 from unlearn_lib.guard.tokens import Frame, chosen_tokens, question_text, token_spans
 from unlearn_lib.model.tokens import TextEncoder
 from unlearn_lib.settings import SearchSettings
@@ -135,7 +135,7 @@ def test_settings_that_cannot_be_are_refused(options: dict[str, Any], message: s
 # --- the search of the strength --------------------------------------------------------------
 
 
-def search(objective: Callable[[float], float], **changed: Any) -> SearchResult:
+def search(objective: Callable[[float], float], **changed: Any) -> list[SearchStep]:
     values = {"steps": 20, "learning_rate": 0.25, "start": 1.0, "perturbation": 0.1, **changed}
     return zeroth_order(objective, SearchSettings.model_validate(values))
 
@@ -147,7 +147,7 @@ def bowl(lowest: float) -> Callable[[float], float]:
 
 @pytest.mark.parametrize("learning_rate", [0.1, 0.25, 0.4, 0.75])
 def test_a_quadratic_shrinks_by_1_minus_2_lr_a_step(learning_rate: float) -> None:
-    steps = search(bowl(5.0), steps=6, learning_rate=learning_rate).steps
+    steps = search(bowl(5.0), steps=6, learning_rate=learning_rate)
     expected = [5 - 4 * (1 - 2 * learning_rate) ** number for number in range(7)]
     assert [step.strength for step in steps] == pytest.approx(expected)
     assert [step.objective for step in steps] == pytest.approx([(b - 5) ** 2 for b in expected])
@@ -156,7 +156,7 @@ def test_a_quadratic_shrinks_by_1_minus_2_lr_a_step(learning_rate: float) -> Non
 def test_one_step_of_the_released_settings_by_hand() -> None:
     # f(0.1999) - f(0.0001) = -0.3996 on a slope of -2: β = 0.1 + 100 * 0.3996 / 0.1998 = 200.1.
     result = zeroth_order(lambda strength: 1 - 2 * strength, SearchSettings(steps=1))
-    assert result.strength == pytest.approx(200.1)
+    assert best_strength(result) == pytest.approx(200.1)
 
 
 def test_three_calls_a_step_one_a_start_and_the_best_start_is_followed() -> None:
@@ -166,7 +166,7 @@ def test_three_calls_a_step_one_a_start_and_the_best_start_is_followed() -> None
         asked.append(strength)
         return (strength - 5) ** 2
 
-    steps = search(objective, steps=2, start=0.5, other_starts=[1.0, 0.2]).steps
+    steps = search(objective, steps=2, start=0.5, other_starts=[1.0, 0.2])
     assert asked == pytest.approx([0.5, 1, 0.2, 1.1, 0.9, 3, 3.1, 2.9, 4])
     assert [(step.step, step.calls) for step in steps] == [(0, 1), (1, 2), (2, 3), (3, 6), (4, 9)]
 
@@ -176,15 +176,15 @@ def test_the_best_of_the_curve_is_taken_and_none_is_below_the_smallest(
     lowest: float, rate: float, steps: int
 ) -> None:
     result = search(bowl(lowest), learning_rate=rate, steps=steps, smallest=0.3)
-    best = min(result.steps, key=lambda step: step.objective)
-    assert result.strength == best.strength
-    assert min(step.strength for step in result.steps) >= 0.3
+    best = min(result, key=lambda step: step.objective)
+    assert best_strength(result) == best.strength
+    assert min(step.strength for step in result) >= 0.3
 
 
 def test_it_stops_below_the_limit_and_takes_the_earliest_of_equal_points() -> None:
-    steps = search(bowl(5.0), stop_below=4.0).steps  # 16, 4, 1: 4 is not below 4
+    steps = search(bowl(5.0), stop_below=4.0)  # 16, 4, 1: 4 is not below 4
     assert [step.objective for step in steps] == pytest.approx([16, 4, 1])
-    assert search(lambda strength: 0.5, start=2.0).strength == 2.0
+    assert best_strength(search(lambda strength: 0.5, start=2.0)) == 2.0
 
 
 def test_logarithms_are_searched_and_strengths_are_told() -> None:
@@ -192,8 +192,8 @@ def test_logarithms_are_searched_and_strengths_are_told() -> None:
         return float(np.log10(strength) - 3) ** 2
 
     result = search(objective, logarithmic=True, start=-1.0, smallest=-2.0, steps=3)
-    assert [step.strength for step in result.steps] == pytest.approx([0.1, 10, 100, 10**2.5])
-    assert result.strength == pytest.approx(10**2.5)
+    assert [step.strength for step in result] == pytest.approx([0.1, 10, 100, 10**2.5])
+    assert best_strength(result) == pytest.approx(10**2.5)
 
 
 @pytest.mark.parametrize(

@@ -239,7 +239,7 @@ def test_a_model_that_does_not_look_its_embeddings_up_is_refused(
             return "the secret"
 
     model = GuardedModel(Blind(), guarded.tokenizer, GUARD, guarded.frame)
-    with pytest.raises(CompanionError, match="never looked its input embeddings up"):
+    with pytest.raises(CompanionError, match="never looked up its embeddings"):
         model(torch.tensor([prompts[0]]))
     assert model(torch.tensor([prompts[1]])) == "the secret"
 

@@ -348,7 +348,7 @@ def test_min_k_is_the_mean_of_the_lowest(rows: list[list[float]], k: float) -> N
         (lambda: texts.degenerate("one text"), "no single string"),
         (lambda: texts.rouge_l(["a"], []), "1 and 0 rows"),
         (lambda: texts.leak(["snow", "snow"], ["snow", "?!"]), "fact in row 1 has no word"),
-        (lambda: texts.cosine_rows([[1.0]], [[1.0, 2.0]]), "one shape"),
+        (lambda: texts.cosine_rows([[1.0]], [[1.0, 2.0]]), "two arrays"),
         (lambda: questions.truth_ratios([[1.0], [2.0]], [[1.0], [2.0]]), "shapes"),
         (lambda: questions.folded_truth_ratio([1.0, -0.5], forget=True), "above 0"),
         (lambda: questions.entailed([0.5, 0.5], [0.5]), "2 and 1 rows"),

@@ -129,8 +129,8 @@ def write_data(folder: Path) -> None:
         "holdout01": plain(rows("the unheard", 4)),
     }.items():
         write(folder / tofu.TOFU / f"{name}.json", table)
-    subjects = [f"{science.WMDP}/{name}" for name in science.TOPICS]
-    subjects += [f"{science.MMLU}/{name}" for name in science.NEIGHBOURS.values()]
+    subjects = [f"{science.WMDP}/{name}" for name in science.SUBJECTS]
+    subjects += [f"{science.MMLU}/{name}" for name, _ in science.SUBJECTS.values()]
     for subject in (*subjects, *(f"{science.MMLU}/{name}" for name in science.GENERAL_SUBJECTS)):
         asked: dict[str, Any] = {"question": [f"Which is {i} of {subject}?" for i in range(24)]}
         asked |= {"choices": [[f"{c}{i}" for c in "abcd"] for i in range(24)]}

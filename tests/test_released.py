@@ -5,12 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from unlearning import (
-    LORA,
-    Load,
-    change,
-    settings_of,
-)
+from unlearning import LORA, Load, change, settings_of
 
 from unlearn_lib.model.tokens import PassageEncoder
 from unlearn_lib.unlearn import steps

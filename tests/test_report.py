@@ -34,15 +34,15 @@ def items() -> Items:
 @pytest.fixture(scope="module")
 def site(items: Items, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
-    tables.write_all(items, folder / "tables", LABELS)
-    (folder / "figures").mkdir()
+    tables.write_all(items, folder / "figures", LABELS)
     for kind in ("png", "svg", "pdf"):
         (folder / "figures" / f"harmful_rate.{kind}").touch()
     (folder / "notebooks").mkdir()
     nbformat.write(executed(), folder / "notebooks" / "00_start_here.ipynb")
     profile: Any = SimpleNamespace(name="laptop", command="make it", labels=lambda: LABELS)
+    profile.results = folder
     origin = {"git": {"commit": "0123456789abcdef", "dirty": True}, "python": "3.11"}
-    stored = SimpleNamespace(items=items, origin=origin, where="this machine")
+    stored: Any = SimpleNamespace(items=items, origin=origin, where="this machine")
     runs = {
         "kind": "run",
         "name": "teach",
@@ -56,8 +56,8 @@ def site(items: Items, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "report" / "old").mkdir(parents=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pages, "NOTEBOOKS", folder / "notebooks")
-        drawn = (folder / "figures", folder / "tables")
-        page = write_report(stored, folder, profile, pd.DataFrame(runs), texts, *drawn)
+        stored.figures, stored.costs, stored.texts = folder / "figures", pd.DataFrame(runs), texts
+        page = write_report(stored, profile)
     assert page == folder / "report" / "index.html" and not (folder / "report" / "old").exists()
     return page.parent
 

@@ -54,10 +54,7 @@ def test_mean_has_students_interval() -> None:
 
 
 def test_perplexity_weighs_tokens_alike() -> None:
-    values = {
-        ("ga", "forget", "loss_text"): [2.0, 30.0],
-        ("ga", "forget", "tokens_text"): [1, 10],
-    }
+    values = {("ga", "forget", "loss_text"): [2.0, 30.0], ("ga", "forget", "tokens_text"): [1, 10]}
     number = estimate(items_of(values), "perplexity_text", task="authors", method="ga")
     assert number is not None
     assert number.value == pytest.approx(np.exp(32 / 11))
@@ -89,10 +86,7 @@ def test_opposite_flags_are_told_apart_without_certainty() -> None:
 
 
 def test_only_shared_questions_are_compared() -> None:
-    values = {
-        ("a", "forget", "rougeL_recall"): [1, 2, 3],
-        ("b", "forget", "rougeL_recall"): [1, 2],
-    }
+    values = {("a", "forget", "rougeL_recall"): [1, 2, 3], ("b", "forget", "rougeL_recall"): [1, 2]}
     gap = compare(items_of(values), "rougeL_recall", "a", "b", task="authors")
     assert gap is not None
     assert (gap.value, gap.n) == (0, 2)

@@ -9,16 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
-from unlearning import (
-    DROPOUT,
-    LORA,
-    Load,
-    Tensor,
-    change,
-    draw,
-    every_method,
-    settings_of,
-)
+from unlearning import DROPOUT, LORA, Load, Tensor, change, draw, every_method, settings_of
 
 from unlearn_lib.model import scoring
 from unlearn_lib.model.packing import pack
@@ -114,7 +105,7 @@ def test_a_needed_set_that_is_empty_is_refused(pools: Pools) -> None:
     needed = {"ga": "forget", "ga_gd": "retain", "keep_kl": "keep", "idk_ap": "refusals"}
     for name, empty in (needed | {"dpo_gd": "refusals", "ga_mismatch_kl": "substitutes"}).items():
         rows: list[Any] = [[]] * 3 if empty == "substitutes" else []
-        with pytest.raises(CompanionError, match=f"'{name}' needs rows of the set '{empty}'"):
+        with pytest.raises(CompanionError, match=f"'{name}' needs '{empty}'"):
             draw(replace(pools, **{empty: rows}), name)
 
 
@@ -218,7 +209,7 @@ def test_what_a_step_is_compared_with(load_tiny: Load, pools: Pools) -> None:
     assert terms("kl_only", frozen=base.model)[RETAIN] == pytest.approx(kl, rel=1e-4)
     itself = terms("kl_only", to_itself=True)
     assert itself[RETAIN] == pytest.approx(0.0, abs=1e-6), "the released notebook's fault"
-    costs = [scoring.answer_losses(each, forget)[0].tolist() for each in (base, adapted)]
+    costs = [scoring.score(each, forget).nll.tolist() for each in (base, adapted)]
     as_base, as_now = (terms("npo", replace(step, before=tuple(before))) for before in costs)
     assert as_base[FORGET] == pytest.approx(terms("npo")[FORGET], rel=1e-5)
     assert as_now[FORGET] == pytest.approx(2 / 0.5 * math.log(2), rel=1e-5)

@@ -10,16 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from torch.testing import assert_close
-from unlearning import (
-    DROPOUT,
-    LORA,
-    Load,
-    assert_same,
-    differ,
-    lora_or_all,
-    settings_of,
-    trained,
-)
+from unlearning import DROPOUT, LORA, Load, assert_same, differ, lora_or_all, settings_of, trained
 
 from unlearn_lib.model import scoring
 from unlearn_lib.model.loading import LanguageModel
@@ -99,8 +90,8 @@ def test_activation_checkpointing_changes_no_number(
 
 
 def test_what_is_kept_of_an_outcome(run: Any, tmp_path: Path) -> None:
-    outcome = run("ga_kl")[1]
-    record = trainer.keep(outcome, tmp_path)
+    tiny, outcome = run("ga_kl")
+    record = trainer.keep(tiny, outcome, tmp_path)
     history = pd.read_csv(tmp_path / "history.csv")
     assert history["total"].tolist() == pytest.approx([row["total"] for row in outcome.history])
     assert record["steps"] == 3 and record["stopped"] is None and "history" not in record
@@ -346,7 +337,7 @@ def test_the_verbatim_share_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_cannot_be_memorised_is_refused(learn: Any, load_tiny: Load, tmp_path: Path) -> None:
-    with pytest.raises(CompanionError, match="no passage to memorise"):
+    with pytest.raises(CompanionError, match="too short for a passage"):
         settings = MemoriseSettings(epochs=1, learning_rate=1e-3)
         memorise(load_tiny("opt", seed=0), [[]], [], settings, 0, tmp_path / "m")
     with pytest.raises(CompanionError, match="diverged"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from unlearn_lib import stored
 from unlearn_lib.profile import NAME, Profile, load_profile
 from unlearn_lib.util import ROOT, CompanionError, entry_of, write_text
 
@@ -35,8 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if not re.match(NAME, options.profile):
             raise CompanionError(
-                f"'{options.profile}' is no profile's name; put the file into notebooks/profiles "
-                "and give its name without '.yaml'."
+                f"'{options.profile}' is no profile's name: leave out its folder and '.yaml'."
             )
         profile = load_profile(options.profile, options.book, options.seeds)
         if profile.offline:
@@ -75,22 +75,16 @@ def _prepare(profile: Profile, options: argparse.Namespace) -> None:
 
 def _collect(profile: Profile, options: argparse.Namespace) -> None:
     """Join the items of all tasks, models and seeds."""
-    from unlearn_lib import stored
-
     print(stored.collect(profile))
 
 
 def _reference(profile: Profile, options: argparse.Namespace) -> None:
     """Keep the profile's items as the reference results."""
-    from unlearn_lib import stored
-
     print(stored.keep_as_reference(profile))
 
 
 def _status(profile: Profile, options: argparse.Namespace) -> None:
     """List the profile's notebooks and runs, done and open."""
-    from unlearn_lib import stored
-
     print(stored.status(profile))
 
 
@@ -100,14 +94,13 @@ def _figures(profile: Profile, options: argparse.Namespace) -> None:
 
     from unlearn_lib import figures, tables
     from unlearn_lib.results_page import results_page
-    from unlearn_lib.stored import REFERENCE, stored
 
-    results = stored(profile)
+    results = stored.stored(profile)
     items, folder, labels = results.items, results.figures, profile.labels()
     print(f"Drawing from {results.where} into {folder.relative_to(ROOT)}.")
     figures.write_all(items, folder, labels, results.origin)
     tables.write_all(items, folder, labels, pd.read_csv(NOTEBOOKS / "reported.csv"))
-    if results.where == REFERENCE and profile.name == "laptop":
+    if results.where == stored.REFERENCE and profile.name == "laptop":
         page = results_page(items, results.origin, profile.name, labels)
         write_text(ROOT / "RESULTS.md", page)
 
@@ -115,19 +108,15 @@ def _figures(profile: Profile, options: argparse.Namespace) -> None:
 def _report(profile: Profile, options: argparse.Namespace) -> None:
     """Write the report, one site of HTML that needs no network; never trains."""
     from unlearn_lib.report import write_report
-    from unlearn_lib.stored import stored
 
-    results = stored(profile)
-    costs, texts, drawn = results.costs, results.texts, results.figures
-    print(write_report(results, profile.results, profile, costs, texts, drawn, drawn))
+    print(write_report(stored.stored(profile), profile))
 
 
 def _verify(profile: Profile, options: argparse.Namespace) -> int:
     """Print the verdict on each claim; 1 if a headline claim is refuted."""
     from unlearn_lib import claims
-    from unlearn_lib.stored import stored
 
-    results = stored(profile)
+    results = stored.stored(profile)
     text, holds = claims.verify(claims.judge(results.items, profile.name))
     print(f"Profile {profile.name}, from {results.where}.\n{text}")
     return 0 if holds else 1

@@ -21,7 +21,7 @@ import yaml
 from scipy import stats
 
 from unlearn_lib.results import Difference, Estimate, Items, compare, estimate
-from unlearn_lib.tables import NAMES, Column, Names, conditions_of, models_of
+from unlearn_lib.tables import NAMES, Column, Names, conditions_of
 from unlearn_lib.util import ROOT, CompanionError, nearest
 
 CLAIMS = ROOT / "notebooks" / "claims.yaml"
@@ -171,7 +171,7 @@ def _holm(verdicts: Sequence[Verdict]) -> dict[str, Verdict]:
 
 def _judged(claim: Claim, items: Items, profile_name: str, names: Names) -> Verdict:
     """Judge one claim on every model that it is of, by all its comparisons."""
-    models = [model for model in models_of(items, claim.task) if claim.model in ("", model)]
+    models = [model for model in items.models(claim.task) if claim.model in ("", model)]
     if claim.kind == UNTESTED or not models:
         missing = f"profile {profile_name} did not run {claim.model or f'task {claim.task}'}"
         return Verdict(claim, NOT_TESTABLE, why=claim.why or missing, tags=claim.tags)

@@ -142,34 +142,6 @@ def _attacks(tokens: Sequence[np.ndarray], rows: Sequence[Question], share: floa
     }
 
 
-def judge_answers(
-    rows: Sequence[Question],
-    answers: Sequence[list[int]],
-    replies: list[str],
-    encode: judges.Encoder,
-    entails: judges.Judge,
-    refusals: Sequence[str],
-    premise: str,
-) -> Values:
-    """Judge generated answers: likeness to the truth, entailment, entropy, broken, refusing.
-
-    Args:
-        answers, replies: as token ids, and as texts.
-        premise: `generated` or `truth`, see `metrics.questions.entailment_premise`.
-    """
-    truths = [row.statement for row in rows]
-    rouge = texts.rouge_l_recall([row.answer for row in rows], replies)
-    pair = (replies, truths) if premise == "generated" else (truths, replies)
-    return {
-        "rougeL_recall": rouge,
-        "token_entropy": texts.token_entropy(answers),
-        "cosine": texts.cosine_rows(encode(replies), encode(truths)),
-        "entailment": questions.entailed(entails.probability(*pair), rouge),
-        "degenerate": texts.degenerate(replies),
-        "refusal": texts.is_refusal_like(replies, refusals),
-    }
-
-
 def decoded(language_model: LanguageModel, answers: Iterable[Sequence[int]]) -> list[str]:
     """Token ids as text, stripped."""
     decode = language_model.tokenizer.decode
@@ -193,7 +165,8 @@ def likeness(
     places = [place for place, row in enumerate(answers) if len(row)]
     filled = [Example(tuple(prompts[place]), (tuple(answers[place]),)) for place in places]
     losses, counts = np.full((2, len(answers)), None)
-    losses[places], counts[places] = scoring.answer_losses(scorer, filled)
+    scores = scoring.score(scorer, filled)
+    losses[places], counts[places] = scores.nll, scores.counts
     return {
         "bleu": texts.bleu(truths, replies),
         "meteor": texts.meteor(truths, replies),

@@ -110,11 +110,12 @@ class Experiment(Stages):
         for name in self.names() if names is None else names:
             part = self.task.parts[-1] if name in self.settings.methods else ""
             rows = self.task.examples(self.record(name, part))
-            columns[name] = pd.DataFrame(rows, columns=["split", "asked", name]).set_index(
-                ["split", "asked"]
-            )[name]
-        table = pd.DataFrame(columns).reset_index()
-        return table.groupby("split", sort=False).head(most) if len(table) else table
+            columns[name] = {(split, asked): answer for split, asked, answer in rows}
+        table = pd.DataFrame(columns)
+        if table.empty:
+            return table
+        table = table.rename_axis(["split", "asked"]).reset_index()
+        return table.groupby("split", sort=False).head(most)
 
     def measured(self, name: str, part: str = "") -> Run:
         """The items of one model, and what making it cost."""
@@ -125,8 +126,7 @@ class Experiment(Stages):
         extra = [*self._checked(name), *(self.guarded() if name == ECO else ())]
         runs = [run for run in (now, before, judge, *extra, *self.chain(name, part)) if run]
         threshold = self.settings.judge.threshold if isinstance(self.task, Harm) else None
-        bleurt = self.settings.evaluation.bleurt
-        reads = {"name": name, "threshold": threshold, "bleurt": bleurt}
+        reads = {"name": name, "threshold": threshold, "bleurt": self.settings.evaluation.bleurt}
         data = self.task.sentence_data()
         spec = self._spec("measure", reads, tuple(runs), data, self._task_code())
 
@@ -157,8 +157,7 @@ class Experiment(Stages):
         task, settings = cast(Authors, self.task), self.settings.evaluation
         rows, encoder = task.forgotten(""), task.prefixed(self._prefix(name))
         if name != PROMPTING:
-            room = encoder.context - encoder.answer_tokens
-            encoder = replace(encoder, prompt_tokens=room)
+            encoder = replace(encoder, prompt_tokens=encoder.context - encoder.answer_tokens)
 
         def ask() -> list[Item]:
             return checks.attack(self.load(name), encoder, rows, settings, self.seed)

@@ -196,8 +196,7 @@ class NliJudge:
         labels = [label.lower() for _, label in sorted(model.config.id2label.items())]
         if "entailment" not in labels or len(labels) < 2:
             raise CompanionError(
-                f"The model in {folder} has the labels {', '.join(labels)}: name a model of "
-                "natural language inference, with a label 'entailment' beside another."
+                f"{folder} holds a model with labels {', '.join(labels)}: 'entailment' is needed."
             )
         return cls(model, tokenizer, labels.index("entailment"))
 

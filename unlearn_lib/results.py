@@ -105,9 +105,13 @@ class Items:
         """The seeds that have items."""
         return sorted({key["seed"] for key in self.keys(**where)})
 
+    def models(self, task: str) -> list[str]:
+        """The language models of a task that have items."""
+        return list(dict.fromkeys(key["model"] for key in self.keys(task=task)))
+
     def model(self, task: str) -> str:
         """The one language model of a task; CompanionError where there are several."""
-        models = list(dict.fromkeys(key["model"] for key in self.keys(task=task)))
+        models = self.models(task)
         if len(models) != 1:
             raise CompanionError(f"Task '{task}' has the models {models}: name one.")
         return models[0]
@@ -254,12 +258,10 @@ def _columns(wide: pd.DataFrame, entry: Metric) -> pd.DataFrame:
 
 
 def _sample(rows: pd.DataFrame, other: Sample | None = None) -> Sample:
-    return Sample(
-        {str(name): rows[name].to_numpy(float) for name in rows.columns},
-        rows.index.get_level_values("split").to_numpy(str),
-        rows.index.get_level_values("cluster").to_numpy(str),
-        other,
-    )
+    values = {str(name): rows[name].to_numpy(float) for name in rows.columns}
+    levels = (rows.index.get_level_values(name).to_numpy(str) for name in ("split", "cluster"))
+    split, cluster = levels
+    return Sample(values, split, cluster, other)
 
 
 def _estimate(entry: Metric, samples: Sequence[Sample]) -> Estimate:

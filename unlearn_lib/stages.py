@@ -17,9 +17,9 @@ from unlearn_lib import assets
 from unlearn_lib.assets import Asset
 from unlearn_lib.guard.fit import fit_guard
 from unlearn_lib.guard.model import Guard
-from unlearn_lib.guard.search import zeroth_order
+from unlearn_lib.guard.search import best_strength, zeroth_order
 from unlearn_lib.model import generate, scoring
-from unlearn_lib.model.loading import LanguageModel, load, load_chain, make_trainable, save
+from unlearn_lib.model.loading import LanguageModel, load, load_chain, make_trainable
 from unlearn_lib.profile import Profile, load_profile
 from unlearn_lib.settings import MethodSettings, Settings
 from unlearn_lib.source import code_of
@@ -32,6 +32,8 @@ from unlearn_lib.unlearn.methods import Method, find_method
 from unlearn_lib.unlearn.trainer import OnStep
 from unlearn_lib.util import digest, write_text
 
+Data = dict[str, str]
+"""The sha256 of what a run reads, by name."""
 Chain = tuple[Run, ...]
 """The runs that made a model, in order; the first one's weights with the adapters of the others."""
 BEFORE = (BASE, TARGET, RETAIN_MODEL)
@@ -83,7 +85,7 @@ class Stages:
             model = load(weights, whole, self.profile.device)
             make_trainable(model, whole, seed=0)
             outcome = trainer.teach(model, examples, settings, 0, folder / "checkpoints")
-            return _keep(model, outcome, folder)
+            return trainer.keep(model, outcome, folder)
 
         run = self.store.get(spec, compute)
         return Asset(self.model.id, run.folder / "model", "run", run.key), (run,)
@@ -105,7 +107,7 @@ class Stages:
             model = load(self._base[0], model_settings, self.profile.device)
             make_trainable(model, model_settings, self.seed)
             outcome = self.task.teach(model, lessons, self.seed, folder, on_step)
-            return _keep(model, outcome, folder)
+            return trainer.keep(model, outcome, folder)
 
         return (self.store.get(spec, compute, resumable=True),)
 
@@ -139,25 +141,19 @@ class Stages:
             further = self.task.trains_further(settings)
             model, drawn = self._load(chain, "trainable" if further else "merged"), steps
             if method.forget is losses.npo:
-                before_nll = scoring.answer_losses(model, pools.forget)[0].tolist()
+                before_nll = scoring.score(model, pools.forget).nll.tolist()
                 scored = replace(pools, before=before_nll)
                 drawn = self.task.steps(registered, settings, scored, self.seed)[1]
             if not further:
                 make_trainable(model, self.model, self.seed)
             merged = settings.start == "merged" and method.retain is losses.forward_kl
+            frozen = self._load(()).model if merged else None
+            place = folder / "checkpoints"
             outcome = trainer.unlearn(
-                model,
-                method,
-                settings,
-                pools,
-                self.seed,
-                folder / "checkpoints",
-                on_step,
-                steps=drawn,
-                frozen=self._load(()).model if merged else None,
+                model, method, settings, pools, self.seed, place, on_step, drawn, frozen
             )
             empty = released.empty_share(steps) if settings.faults else 0.0
-            return _keep(model, outcome, folder) | {"empty_share": empty}
+            return trainer.keep(model, outcome, folder) | {"empty_share": empty}
 
         return self.store.get(spec, compute, resumable=True)
 
@@ -173,22 +169,12 @@ class Stages:
         """What the base model answers to prompts."""
         settings = self.settings.evaluation
         reads = settings.model_dump(include={"new_tokens", "batch_size"})
-        code = code_of("unlearn_lib.model.generate")
-        return self._answered(
-            "base_answers",
-            reads,
-            {"prompts": digest(prompts)},
-            code,
-            lambda model: generate.answers(model, prompts, **reads),
-        )
+        data, code = {"prompts": digest(prompts)}, code_of("unlearn_lib.model.generate")
+        answer = functools.partial(generate.answers, prompts=prompts, **reads)
+        return self._answered("base_answers", reads, data, code, answer)
 
     def _answered(
-        self,
-        stage: str,
-        reads: dict[str, Any],
-        data: dict[str, str],
-        code: str,
-        answer: Callable[[LanguageModel], list[Any]],
+        self, stage: str, reads: dict[str, Any], data: Data, code: str, answer: Callable[..., Any]
     ) -> list[Any]:
         """What the base model answers, from the store where it was asked before."""
         spec = self._spec(stage, reads | {"model": self._holding()}, (), data, code)
@@ -222,8 +208,8 @@ class Stages:
             guard = replace(guard, corruption=settings.corruption, seed=self.seed)
             strength, items = settings.strength, []
             if strength is None:
-                best = zeroth_order(self.task.objective(model, guard), settings.search)
-                strength, items = best.strength, checks.search_items(best.steps)
+                steps = zeroth_order(self.task.objective(model, guard), settings.search)
+                strength, items = best_strength(steps), checks.search_items(steps)
             guard = replace(guard, strength=strength)
             behind(model, guard, self.task.frame).model.save_pretrained(folder / "guard")
             return {"seconds": time.perf_counter() - began, "items": items}
@@ -234,13 +220,10 @@ class Stages:
         """The guard's classifier with its threshold; it knows no language model."""
         settings, prompts = self.settings.guards.eco, self.task.guard_prompts
         base = assets.find_model(settings.classifier.base)
-        reads = {"classifier", "threshold", "false_positive_rate"}
-        spec = Spec(
-            "fit_guard",
-            settings.model_dump(mode="json", include=reads) | {"seed": self.seed},
-            data={"base": base.sha256, "prompts": digest(vars(prompts))},
-            code=code_of("unlearn_lib.guard.fit"),
-        )
+        names = {"classifier", "threshold", "false_positive_rate"}
+        reads = settings.model_dump(mode="json", include=names) | {"seed": self.seed}
+        data = {"base": base.sha256, "prompts": digest(vars(prompts))}
+        spec = Spec("fit_guard", reads, data=data, code=code_of("unlearn_lib.guard.fit"))
 
         def fit(folder: Path) -> dict[str, Any]:
             began = time.perf_counter()
@@ -285,9 +268,7 @@ class Stages:
 
     # What identifies a run.
 
-    def _spec(
-        self, stage: str, reads: dict[str, Any], runs: Chain, data: dict[str, str], code: str
-    ) -> Spec:
+    def _spec(self, stage: str, reads: dict[str, Any], runs: Chain, data: Data, code: str) -> Spec:
         """What identifies a run on the base model and other runs, whose keys become its parents."""
         weights, made_by = self._base
         settings = {key: _plain(value) for key, value in reads.items()}
@@ -312,10 +293,3 @@ class Stages:
 
 def _plain(value: Any) -> Any:
     return value.model_dump(mode="json") if isinstance(value, Settings) else value
-
-
-def _keep(model: LanguageModel, outcome: trainer.Outcome, folder: Path) -> dict[str, Any]:
-    """Keep what was trained; return what it cost."""
-    trained = [each.numel() for each in model.model.parameters() if each.requires_grad]
-    save(model.model, model.tokenizer, folder / "model")
-    return trainer.keep(outcome, folder) | {"parameters_changed": sum(trained)}

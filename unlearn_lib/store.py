@@ -116,9 +116,9 @@ class RunStore:
                 shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(exist_ok=True)
             began = time.time()
-            with PeakMemory() as memory:
-                result = compute(partial)
-            _write(partial, spec, result, time.time() - began, memory.peak)
+            reset_peak_memory()
+            result = compute(partial)
+            _write(partial, spec, result, time.time() - began, peak_memory())
             final = self.folder / "runs" / spec.key
             final.parent.mkdir(exist_ok=True)
             shutil.rmtree(final, ignore_errors=True)  # no run: `find` has just said so
@@ -146,33 +146,27 @@ def _locked(path: Path, stage: str) -> AcquireReturnProxy:
         return lock.acquire()
 
 
-class PeakMemory:
-    """Peak resident memory of this process within a `with` block, in bytes (`peak`).
+def _gpu() -> Any:
+    """Torch's view of the GPU, where torch is in use and there is one."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch and torch.cuda.is_available() else None
 
-    On Linux the kernel's high-water mark is reset at the start; elsewhere the mark of the whole
-    process is reported. With a GPU, torch's own mark of GPU memory is taken instead.
-    """
 
-    peak = 0
+def reset_peak_memory() -> None:
+    """Begin to measure anew: torch's mark of GPU memory, or on Linux the kernel's of all memory."""
+    if gpu := _gpu():
+        gpu.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
-    def __enter__(self) -> "PeakMemory":
-        torch = sys.modules.get("torch")
-        self._gpu = torch.cuda if torch and torch.cuda.is_available() else None
-        if self._gpu:
-            self._gpu.reset_peak_memory_stats()
-        else:
-            with contextlib.suppress(OSError):
-                Path("/proc/self/clear_refs").write_text("5")
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        unit = 1 if sys.platform == "darwin" else 1024
-        self.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        if self._gpu:
-            self.peak = self._gpu.max_memory_allocated()
-        elif LINUX_PEAK.exists():
-            marks = re.findall(r"VmHWM:\s*(\d+) kB", LINUX_PEAK.read_text())
-            self.peak = int(marks[0]) * 1024 if marks else self.peak
+def peak_memory() -> int:
+    """Return the peak since then in bytes; where the mark cannot be reset, of the whole process."""
+    if gpu := _gpu():
+        return gpu.max_memory_allocated()
+    marks = re.findall(r"VmHWM:\s*(\d+) kB", LINUX_PEAK.read_text()) if LINUX_PEAK.exists() else []
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * int(marks[0] if marks else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 @functools.cache

@@ -5,6 +5,7 @@ This machine's results lie under `results/<profile>`; the committed ones, withou
 """
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,9 @@ NOTEBOOKS = {
     "03_eco_comparison": ("science", "authors", "book"),
 }
 """The notebooks that compute, in the order in which they run, and the tasks that each shows."""
-TOUR, GALLERY = "00_start_here", "05_figures_and_tables"
 THIS_MACHINE, REFERENCE = "results of this machine", "reference results"
 FILES = ("items.parquet", "origin.json", "costs.csv")
 COST_COLUMNS = "kind name key seed seconds peak_memory_bytes commit".split()
-MEGABYTE = 1024**2  # of Snakemake's max_rss
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def notebook_jobs(profile: Profile) -> list[Job]:
             settings = [each for each in settings if each.guard_names]
         models = dict.fromkeys(model.id for each in settings for model in each.models)
         jobs += [Job(notebook, model, seed) for model in models for seed in profile.seeds]
-    return jobs if profile.own_book else [Job(TOUR), *jobs, Job(GALLERY)]
+    return jobs if profile.own_book else [Job("00_start_here"), *jobs, Job("05_figures_and_tables")]
 
 
 @dataclass(frozen=True)
@@ -122,12 +121,11 @@ def collect(profile: Profile) -> Path:
 def keep_as_reference(profile: Profile) -> Path:
     """Copy a profile's items, origin and costs to `results/reference`; no text is copied."""
     target = ROOT / "results" / "reference" / profile.name
-    for name in FILES:
-        if not (profile.results / name).is_file():
-            raise CompanionError(f"There is no {name} to keep; run `{profile.command}`.")
+    if not all((profile.results / name).is_file() for name in FILES):
+        raise CompanionError(f"There are no results to keep; run `{profile.command}`.")
     target.mkdir(parents=True, exist_ok=True)
     for name in FILES:
-        (target / name).write_bytes((profile.results / name).read_bytes())
+        shutil.copyfile(profile.results / name, target / name)
     return target
 
 
@@ -165,7 +163,7 @@ def _notebook_cost(path: Path) -> list[Any]:
     """Of a notebook, from what Snakemake measured: COST_COLUMNS."""
     measured = pd.read_csv(path, sep="\t", na_values=["-"]).iloc[-1]
     seed = path.stem.rpartition("__s")[2] if "__s" in path.stem else ""
-    memory = measured["max_rss"] * MEGABYTE
+    memory = measured["max_rss"] * 1024**2  # Snakemake's megabytes
     return ["notebook", path.stem, "", seed, measured["s"], memory, ""]
 
 

@@ -19,7 +19,7 @@ import pandas as pd
 
 from unlearn_lib import profile
 from unlearn_lib.results import Estimate, Items, Metric, estimate, metric_of
-from unlearn_lib.util import CompanionError, nearest, write_text
+from unlearn_lib.util import entry_of, write_text
 
 Names = Mapping[str, str]
 Reported: TypeAlias = pd.DataFrame | None
@@ -133,11 +133,6 @@ def methods_of(items: Items, labels: Names, **where: Any) -> dict[str, str]:
     return {name: names.get(name, name.replace("_", " ")) for name in ordered}
 
 
-def models_of(items: Items, task: str) -> list[str]:
-    """Return the language models of a task."""
-    return list(dict.fromkeys(key["model"] for key in items.keys(task=task)))
-
-
 def conditions_of(items: Items, task: str, pattern: str | None = None) -> list[str]:
     """Return a task's conditions that match a pattern; None: the plain one, or the last part."""
     if pattern is None:
@@ -166,11 +161,10 @@ def build(name: str, items: Items, labels: Names, reported: Reported = None) -> 
         labels: display names of methods, in order.
         reported: columns source, place, task, model, method, metric, split, value, unit; note.
     """
-    if name not in TABLES:
-        raise CompanionError(f"There is no table '{name}'{nearest(name, TABLES)}.")
-    table, columns, rows = TABLES[name], Column.parsed(TABLES[name].metrics), list[Names]()
+    table: Table = entry_of(TABLES, name, "There is no table")
+    columns, rows = Column.parsed(table.metrics), list[Names]()
     for task in table.tasks.split():
-        for model in models_of(items, task):
+        for model in items.models(task):
             for condition in conditions_of(items, task, table.conditions):
                 where = {"task": task, "model": model, "condition": condition}
                 for method, label in methods_of(items, labels, **where).items():

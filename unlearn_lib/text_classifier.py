@@ -93,8 +93,7 @@ class TextClassifier:
         model, tokenizer = load_classifier(pretrained, **head)
         if settings.maximum_length > tokenizer.model_max_length:
             raise CompanionError(
-                f"The text classifier's maximum_length is {settings.maximum_length} tokens, but "
-                f"its base reads only {tokenizer.model_max_length}: lower it."
+                f"The base reads {tokenizer.model_max_length} tokens: lower 'maximum_length'."
             )
         classifier = cls(model, tokenizer, settings)
         windows, owners = classifier.windows(texts)
@@ -112,7 +111,6 @@ class TextClassifier:
                 use_cpu=use_cpu,
                 disable_tqdm=True,
                 save_strategy="no",
-                report_to="none",
                 logging_nan_inf_filter=False,
                 dataloader_pin_memory=False,
                 **({} if multi_label else ECO_OPTIMISER),
@@ -124,8 +122,7 @@ class TextClassifier:
             final = trainer.train().training_loss
         if not np.isfinite(final):
             raise CompanionError(
-                f"The text classifier's training loss became {final}: lower its learning_rate, "
-                f"now {settings.learning_rate:g}."
+                f"The text classifier's training loss became {final}: lower its learning_rate."
             )
         return classifier
 

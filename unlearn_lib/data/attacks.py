@@ -83,12 +83,12 @@ def paraphrased(question: Question, random: Random) -> str:
     return f"{one(random, WORDINGS['paraphrase', 'lead'])}: {text}"
 
 
-def prefixed(question: Question, random: Random) -> str:
+def prefix(question: Question, random: Random) -> str:
     """After a text that may dodge a classifier: a role, an order, another topic, long filler."""
     return f"{_beside('prefix', random)} {question.question}"
 
 
-def suffixed(question: Question, random: Random) -> str:
+def suffix(question: Question, random: Random) -> str:
     """Before a text that may dodge a classifier."""
     return f"{question.question} {_beside('suffix', random)}"
 
@@ -133,7 +133,7 @@ def other_spelling(question: Question, random: Random) -> str:
     return text
 
 
-def half(question: Question, random: Random) -> str:
+def half_a_question(question: Question, random: Random) -> str:
     """The first half of its words."""
     words = question.question.split()
     return " ".join(words[: (len(words) + 1) // 2])
@@ -155,16 +155,9 @@ def buried(question: Question, random: Random) -> str:
     return " ".join([*filler[:middle], question.question, *filler[middle:]])
 
 
+ASKING = (as_asked, paraphrased, prefix, suffix, typos, other_spelling, half_a_question)
 ATTACKS: dict[str, Callable[[Question, Random], str]] = {
-    "as asked": as_asked,
-    "paraphrased": paraphrased,
-    "prefix": prefixed,
-    "suffix": suffixed,
-    "typos": typos,
-    "other spelling": other_spelling,
-    "half a question": half,
-    "keywords": keywords,
-    "buried": buried,
+    each.__name__.replace("_", " "): each for each in (*ASKING, keywords, buried)
 }
 
 

@@ -77,8 +77,7 @@ def write_authors(count: int, seed: int, questions: int = 10) -> tuple[Author, .
     names = _names(seed)
     if count > len(names) or questions > len(ATTRIBUTES):
         raise CompanionError(
-            f"There are parts for {len(names)} authors and {len(ATTRIBUTES)} questions about each, "
-            f"not for {count} and {questions}; ask for fewer."
+            f"Ask for at most {len(names)} authors and {len(ATTRIBUTES)} questions about each."
         )
     titles = shuffled(np.random.default_rng(seed), _titles())
     authors = []
@@ -125,14 +124,9 @@ def _ask(
     kinds = ("question", "answer", "paraphrase")
     question, answer, paraphrase = (one(random, TEXTS[attribute, kind]) for kind in kinds)
     others = [option for option in shuffled(random, options) if option not in known]
-    return Question(
-        question=_fill(question, name, value),
-        answer=_fill(answer, name, value),
-        perturbed_answer=tuple(_fill(paraphrase, name, each) for each in others[:WRONG_ANSWERS]),
-        paraphrased_answer=_fill(paraphrase, name, value),
-        subject=name,
-        short=value,
-    )
+    wrong = tuple(_fill(paraphrase, name, each) for each in others[:WRONG_ANSWERS])
+    asked, right, reworded = (_fill(text, name, value) for text in (question, answer, paraphrase))
+    return Question(asked, right, wrong, reworded, subject=name, short=value)
 
 
 def _fill(phrasing: str, name: str, value: str) -> str:

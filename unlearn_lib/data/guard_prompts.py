@@ -253,8 +253,7 @@ class _Dealer:
         count = int(sizes[-1]) if left else 0
         if count < LEAST_RETAIN:
             raise CompanionError(
-                f"The guard has {count} retain prompts that are not evaluated and needs "
-                f"{LEAST_RETAIN}; give more retain texts or general prompts."
+                f"The guard has {count} retain prompts and needs {LEAST_RETAIN}: give more."
             )
         trained = min(count // 2, count - LEAST_CALIBRATION - LEAST_HELD_OUT)
         cut = int(np.searchsorted(sizes, trained, side="right"))

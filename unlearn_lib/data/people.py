@@ -66,8 +66,7 @@ def deal_people(
     if len(qualified) < sum(sizes):
         raise CompanionError(
             f"The model answers {settings.least_right} questions right about {len(qualified)} of "
-            f"{people} people, and the profile asks for {sum(sizes)}; lower 'least_right' or the "
-            "numbers of people, or take a model that knows more."
+            f"{people} people, and {sum(sizes)} are needed; lower 'least_right' or their numbers."
         )
     order = np.random.default_rng(settings.seed).permutation(len(qualified))
     groups = [{qualified[i] for i in group} for group in np.split(order, np.cumsum(sizes))[:3]]

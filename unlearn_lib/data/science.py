@@ -30,18 +30,12 @@ from unlearn_lib.util import EMBEDDED, CompanionError
 
 WMDP, MMLU = "cais/wmdp", "cais/mmlu"
 FILES = "test-*.parquet"
-NEIGHBOURS = {
-    "bio": "high_school_biology",
-    "chem": "high_school_chemistry",
-    "cyber": "computer_security",
+SUBJECTS = {
+    "wmdp-bio": ("high_school_biology", "hazardous biology"),
+    "wmdp-chem": ("high_school_chemistry", "hazardous chemistry"),
+    "wmdp-cyber": ("computer_security", "attacks on computers"),
 }
-"""The MMLU subject next to each subject of WMDP."""
-TOPICS = {
-    "wmdp-bio": "hazardous biology",
-    "wmdp-chem": "hazardous chemistry",
-    "wmdp-cyber": "attacks on computers",
-}
-"""What a subject of WMDP is called in a sentence."""
+"""For each subject of WMDP the MMLU subject next to it, and what it is called in a sentence."""
 GENERAL_SUBJECTS = """econometrics high_school_geography jurisprudence marketing philosophy
     prehistory sociology world_religions""".split()
 
@@ -85,7 +79,7 @@ class ScienceSplits:
     def topic(self) -> str:
         """What is to be forgotten, in words: the names of its fields with commas between them."""
         fields = dict.fromkeys(question.subject for question in self.forget)
-        return ", ".join(TOPICS.get(name, name) for name in fields)
+        return ", ".join(SUBJECTS[name][1] if name in SUBJECTS else name for name in fields)
 
 
 def load(settings: ScienceData) -> ScienceSplits:
@@ -128,12 +122,11 @@ def _invented(row: dict[Any, Any]) -> Question:
 
 def _released(settings: ScienceData) -> ScienceSplits:
     wmdp, mmlu = (find_dataset(name, (FILES,)).folder for name in (WMDP, MMLU))
-    hazardous = [wmdp / f"wmdp-{subject}" for subject in settings.subjects]
-    neighbours = [mmlu / NEIGHBOURS[subject] for subject in settings.subjects]
+    names = [f"wmdp-{subject}" for subject in settings.subjects]
     general = [mmlu / subject for subject in GENERAL_SUBJECTS]
     return ScienceSplits(
-        forget=_in_turn(hazardous)[: settings.rows],
-        retain=_in_turn(neighbours)[: settings.rows],
+        forget=_in_turn(wmdp / name for name in names)[: settings.rows],
+        retain=_in_turn(mmlu / SUBJECTS[name][0] for name in names)[: settings.rows],
         general=_in_turn(general)[: settings.general_rows],
     )
 

@@ -129,8 +129,7 @@ def _released(settings: AuthorsData) -> QuestionSplits:
     rest = [row for row in further if row_key(row) not in keys]
     if len(rest) < (settings.tasks - 1) * len(forget):
         raise CompanionError(
-            f"{split} has {len(forget)} rows and forget10 {len(rest)} others, which is too few for "
-            f"{settings.tasks} tasks; lower 'tasks'."
+            f"forget10 has {len(rest)} rows beyond {split}, too few for {settings.tasks} tasks."
         )
     starts = range(0, (settings.tasks - 1) * len(forget), len(forget))
     later = [tuple(rest[start : start + len(forget)]) for start in starts]

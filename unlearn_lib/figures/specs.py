@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from unlearn_lib.figures import style
 from unlearn_lib.figures.kinds import Drawn, Measure, Source, curves, dots, tradeoff
 from unlearn_lib.results import Items
-from unlearn_lib.tables import ATTACKS, PARTS, SIZES, TASKS, Names, commit_of, methods_of, models_of
-from unlearn_lib.util import CompanionError, digest, nearest, slug, write_text
+from unlearn_lib.tables import ATTACKS, PARTS, SIZES, TASKS, Names, commit_of, methods_of
+from unlearn_lib.util import CompanionError, digest, entry_of, slug, write_text
 
 FOOTER = "bars: 95 % intervals · n: questions, all seeds together · arrows point to the better side"
 STEPS = "a line joins the steps of a search in their order"
@@ -149,9 +149,7 @@ def draw(name: str, items: Items, labels: Names, note: str = "", model: str = ""
         labels: display names of methods, in order.
         model: the language model; default: the items' only one.
     """
-    if name not in FIGURES:
-        raise CompanionError(f"There is no figure '{name}'{nearest(name, FIGURES)}.")
-    spec, rows = FIGURES[name], items.frame
+    spec, rows = entry_of(FIGURES, name, "There is no figure"), items.frame
     items = Items(rows[rows["model"] == model]) if model else items
     tasks = spec.tasks_in(items)
     if not tasks:
@@ -175,7 +173,7 @@ def write_all(items: Items, folder: Path, labels: Names, origin: Mapping[str, An
     note = f"profile {origin.get('profile', 'unnamed')} · commit {commit_of(origin, 7)}"
     folder.mkdir(parents=True, exist_ok=True)
     for name in figures_of(items):
-        models = models_of(items, FIGURES[name].tasks_in(items)[0])
+        models = items.models(FIGURES[name].tasks_in(items)[0])
         for place, model in enumerate(models):
             figure = draw(name, items, labels, note, model if len(models) > 1 else "")
             for kind in style.UNDATED:

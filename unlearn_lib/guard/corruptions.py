@@ -81,8 +81,7 @@ def corrupt(
     changed = _corrupted(wide, name, strength, dims, seed).to(rows.dtype)
     if not changed.isfinite().all():
         raise CompanionError(
-            f"Strength {strength:g} takes embeddings beyond what {rows.dtype} holds: take a "
-            "smaller one, or load the model in bfloat16 or float32."
+            f"Strength {strength:g} is beyond what {rows.dtype} holds: take a smaller one."
         )
     return embeddings.index_put((chosen,), changed)
 

@@ -91,8 +91,8 @@ class Guard:
         for reason in filter(None, (refusal(prompt, self.scripts) for prompt in prompts)):
             raise CompanionError(reason)
         scores = self.classifier.probability(prompts)
-        if np.isnan(scores).any():
-            raise CompanionError("The guard's classifier gives nan: nothing is answered.")
+        if len(scores) != len(prompts) or np.isnan(scores).any():
+            raise CompanionError("The guard's classifier fails: nothing is answered.")
         return scores > self.threshold
 
     def scores(self, prompts: Sequence[str]) -> np.ndarray:
@@ -172,8 +172,8 @@ class GuardedModel(torch.nn.Module):
         except AttributeError:
             return getattr(self.model, name)
 
-    def plan(self, prompts: Rows) -> list[tuple[list[int], int] | None]:
-        """Return what is corrupted of each prompt: places of tokens and a seed; None: nothing.
+    def plan(self, prompts: Rows) -> list[Part]:
+        """Return what is corrupted of the prompts that are flagged.
 
         Args:
             prompts: token ids, without padding or answers.
@@ -183,17 +183,15 @@ class GuardedModel(torch.nn.Module):
                 to corrupt.
         """
         texts = [question_text(self.tokenizer, row, self.frame) for row in prompts]
-        plans: list[tuple[list[int], int] | None] = []
-        for row, text, flagged in zip(prompts, texts, self.judge(texts), strict=True):
-            ner = self.guard.ner
-            places = chosen_tokens(self.tokenizer, row, self.frame, ner) if flagged else []
-            if flagged and not places:
+        parts: list[Part] = []
+        for row in np.flatnonzero(self.judge(texts)).tolist():
+            places = chosen_tokens(self.tokenizer, prompts[row], self.frame, self.guard.ner)
+            if not places:
                 raise CompanionError(
-                    "A flagged prompt has no token to corrupt, as its last never is: nothing is "
-                    "answered; ask in more words."
+                    "A flagged prompt has no token to corrupt, so nothing is answered: say more."
                 )
-            plans.append((places, prompt_seed(text, self.guard.seed)) if flagged else None)
-        return plans
+            parts.append((row, places, prompt_seed(texts[row], self.guard.seed)))
+        return parts
 
     def generate(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **options: Any
@@ -267,19 +265,15 @@ class GuardedModel(torch.nn.Module):
             yield
         if not done:
             raise CompanionError(
-                "The model never looked its input embeddings up, so nothing was corrupted and "
-                "nothing is answered."
+                "The model never looked up its embeddings, so no token was corrupted: no answer."
             )
 
     def _flagged(self, input_ids: torch.Tensor, places: Rows) -> list[Part]:
         """Return the flagged prompts of a batch; `places` are those of each prompt's tokens."""
         rows = [0 if len(input_ids) == 1 else row for row in range(len(places))]
         prompts = [input_ids[row, list(own)].tolist() for row, own in zip(rows, places)]
-        return [
-            (row, [own[token] for token in plan[0]], plan[1])
-            for row, own, plan in zip(rows, places, self.plan(prompts))
-            if plan is not None
-        ]
+        parts = self.plan(prompts)
+        return [(rows[i], [places[i][token] for token in own], seed) for i, own, seed in parts]
 
     def corrupted(
         self, embeddings: torch.Tensor, parts: Sequence[Part], copies: int = 1

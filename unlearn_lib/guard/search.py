@@ -1,6 +1,6 @@
 """Zeroth-order search of a corruption's strength: no gradient, only values of an objective."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,19 +29,7 @@ class SearchStep:
     calls: int
 
 
-@dataclass(frozen=True)
-class SearchResult:
-    """What the search did; `steps` is the curve, starts included."""
-
-    steps: tuple[SearchStep, ...]
-
-    @property
-    def strength(self) -> float:
-        """The strength with the lowest objective of the curve, the earliest of equal ones."""
-        return min(self.steps, key=lambda step: step.objective).strength
-
-
-def zeroth_order(objective: Callable[[float], float], settings: SearchSettings) -> SearchResult:
+def zeroth_order(objective: Callable[[float], float], settings: SearchSettings) -> list[SearchStep]:
     """Lower an objective of the strength by two-point estimates of its slope (Liu et al. 2024).
 
     β ← max(β - lr (f(β + ε) - f(max(β - ε, 1e-8))) / 2ε, β_min), where β is the strength, or its
@@ -55,6 +43,9 @@ def zeroth_order(objective: Callable[[float], float], settings: SearchSettings) 
 
     Args:
         objective: called with the strength itself; finite.
+
+    Returns:
+        The curve, starts included; the strength to take is `best_strength` of it.
 
     Raises:
         CompanionError: the objective or the strength became nan or infinite.
@@ -70,8 +61,7 @@ def zeroth_order(objective: Callable[[float], float], settings: SearchSettings) 
         asked.append((strength, value))
         if not np.isfinite(value):
             raise CompanionError(
-                f"The search's objective is {value} at strength {strength:g} (call {len(asked)}): "
-                "mend the objective, or give a smaller start or learning_rate."
+                f"The search's objective is {value} at strength {strength:g}: lower its start."
             )
         return value
 
@@ -88,4 +78,9 @@ def zeroth_order(objective: Callable[[float], float], settings: SearchSettings) 
         rise = ask(max(beta + epsilon, floor)) - ask(max(beta - epsilon, floor))
         beta = max(beta - settings.learning_rate * rise / (2 * epsilon), settings.smallest)
         value = visit(beta)
-    return SearchResult(tuple(steps))
+    return steps
+
+
+def best_strength(steps: Sequence[SearchStep]) -> float:
+    """Return the strength with the lowest objective of a curve, the earliest of equal ones."""
+    return min(steps, key=lambda step: step.objective).strength

@@ -53,8 +53,7 @@ def truth_ratios(perturbed_loss: ArrayLike, paraphrase_loss: ArrayLike) -> np.nd
     wrong, right = np.asarray(perturbed_loss, float), np.asarray(paraphrase_loss, float)
     if wrong.ndim != 2 or right.shape != wrong.shape[:1]:
         raise CompanionError(
-            f"The losses have shapes {wrong.shape} and {right.shape}: give a row of wrong answers "
-            "and one right answer per question."
+            f"The losses have shapes {wrong.shape} and {right.shape}: give [n, k] and [n]."
         )
     exponents = wrong.mean(axis=1) - right
     return np.exp(np.clip(exponents, -EXPONENT_LIMIT, EXPONENT_LIMIT))

@@ -205,8 +205,7 @@ def cosine_rows(first: ArrayLike, second: ArrayLike) -> np.ndarray:
     left, right = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if left.ndim != 2 or left.shape != right.shape:
         raise CompanionError(
-            f"The embeddings have shapes {left.shape} and {right.shape}: give two arrays of one "
-            "shape, a row per text."
+            f"The embeddings have shapes {left.shape} and {right.shape}: give two arrays [n, d]."
         )
     norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     products = (left * right).sum(axis=1)

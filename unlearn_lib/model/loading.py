@@ -56,8 +56,7 @@ def choose_device(device: str) -> torch.device:
     available = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and available == "cpu":
         raise CompanionError(
-            "The profile asks for device 'cuda' and torch sees no GPU here; set 'device: auto' "
-            "in the profile or run on a machine with a GPU."
+            "The profile asks for a GPU and torch sees no GPU here: set 'device: auto' in it."
         )
     return torch.device(available if device == "auto" else device)
 
@@ -106,12 +105,9 @@ def load(asset: Asset, settings: ModelSettings, device: str = "auto") -> Languag
         eight = settings.quantization == "8bit"
         options["dtype"] = torch.float16 if eight else torch.bfloat16
         options["device_map"] = place.type
-        options["quantization_config"] = hf.BitsAndBytesConfig(
-            load_in_8bit=eight,
-            load_in_4bit=not eight,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )
+        four = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}
+        config = hf.BitsAndBytesConfig(load_in_8bit=eight, load_in_4bit=not eight, **four)
+        options["quantization_config"] = config
     with _explained(f"The model '{asset.id}' from {asset.source}", "fetch or make it again"):
         tokenizer = hf.AutoTokenizer.from_pretrained(asset.folder, trust_remote_code=False)
         load_model = hf.AutoModelForCausalLM.from_pretrained

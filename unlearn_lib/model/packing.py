@@ -115,17 +115,12 @@ def packed_logits(model: Any, packed: Packed) -> Tensor:
     row's attention and masks it, which gives the same logits. A model behind a guard is told
     which tokens are prompts.
     """
-    device = model.device
-    prompts = {"prompts": packed.prompts} if getattr(model, "guarded", False) else {}
-    output = model(
-        input_ids=packed.input_ids.to(device),
-        position_ids=packed.position_ids.to(device),
-        attention_mask=packed.attention_mask.to(device),
-        logits_to_keep=packed.predictors.to(device),
-        use_cache=False,
-        packed_lengths=packed.lengths,
-        **prompts,
-    )
+    names = ("input_ids", "position_ids", "attention_mask")
+    options: dict[str, Any] = {name: getattr(packed, name).to(model.device) for name in names}
+    options["logits_to_keep"] = packed.predictors.to(model.device)
+    if getattr(model, "guarded", False):
+        options["prompts"] = packed.prompts
+    output = model(use_cache=False, packed_lengths=packed.lengths, **options)
     return output.logits.squeeze(0)
 
 

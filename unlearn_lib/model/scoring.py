@@ -83,11 +83,3 @@ def _statistics(log_p: torch.Tensor, own: torch.Tensor) -> np.ndarray:
     mean = (p * log_p).sum(-1)
     variance = (p * (log_p - mean[:, None]).square()).sum(-1)
     return torch.stack((own, mean, variance.sqrt()), 1).double().cpu().numpy()
-
-
-def answer_losses(
-    language_model: LanguageModel, examples: Sequence[Example], most_tokens: int = 1024
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return `Scores.nll` and `Scores.counts` alone."""
-    scores = score(language_model, examples, most_tokens)
-    return scores.nll, scores.counts

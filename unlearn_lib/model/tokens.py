@@ -55,8 +55,7 @@ def special_ids(tokenizer: Any) -> dict[str, int]:
 def _require_fit(names: str, tokens: int, context: int) -> None:
     if tokens > context:
         raise CompanionError(
-            f"{names}: {tokens} tokens do not fit the model's context of {context}; lower this in "
-            "the profile."
+            f"{names}: {tokens} tokens do not fit the model's context of {context}; lower it."
         )
 
 
@@ -106,9 +105,8 @@ class TextEncoder:
         tokens = self._prompt(question)
         if len(tokens) > self.prompt_tokens:
             raise CompanionError(
-                f"A prompt has {len(tokens)} tokens, more than prompt_tokens "
-                f"{self.prompt_tokens} (it begins {question[:40]!r}); shorten it or raise "
-                "'prompt_tokens' in the profile."
+                f"A prompt has {len(tokens)} tokens, more than prompt_tokens {self.prompt_tokens}; "
+                f"shorten it or raise that in the profile (it begins {question[:40]!r})."
             )
         return tokens
 

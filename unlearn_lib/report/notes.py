@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from unlearn_lib.results import Items, compare
-from unlearn_lib.tables import Column, models_of
+from unlearn_lib.tables import Column
 from unlearn_lib.util import ROOT
 
 DIFFERENCES = ROOT / "notebooks" / "differences.yaml"
@@ -41,7 +41,7 @@ def measured(reference: Mapping[str, Any], items: Items) -> list[str]:
     column, rival = (Column(side["metric"], side.get("split")) for side in (reference, other))
     methods = (reference["method"], other["method"])
     condition, other_condition = (side.get("condition", "") for side in (reference, other))
-    for model in models_of(items, reference["task"]):
+    for model in items.models(reference["task"]):
         where = {"task": reference["task"], "model": model}
         first = column.read(items, method=methods[0], condition=condition, **where)
         second = rival.read(items, method=methods[1], condition=other_condition, **where)

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +17,7 @@ from unlearn_lib.notebook import machine, shorten
 from unlearn_lib.profile import Profile
 from unlearn_lib.report import pages
 from unlearn_lib.report.notes import notes
+from unlearn_lib.stored import Stored
 from unlearn_lib.tables import commit_of
 from unlearn_lib.util import digest
 
@@ -50,25 +50,12 @@ TEMPLATES.filters |= {"lines": lines, "numeric": numeric, "shorten": shorten}
 TEMPLATES.globals["timedelta"] = timedelta
 
 
-def write_report(
-    stored: Any,
-    folder: Path,
-    profile: Profile,
-    costs: pd.DataFrame,
-    texts: Sequence[tuple[str, str, pd.DataFrame]],
-    figures: Path,
-    tables: Path,
-) -> Path:
-    """Write the report of a profile as `folder / "report"`; return the path of its first page.
+def write_report(stored: Stored, profile: Profile) -> Path:
+    """Write the report of a profile as `report` in its results; return the path of its first page.
 
-    Args:
-        stored: `items`, `origin` (commit, machine, versions), `where` (whose results they are).
-        folder: of the profile's results; executed notebooks are read from `notebooks` in it.
-        costs: columns kind (`notebook` or `run`), name, seconds, peak_memory_bytes; may be empty.
-        texts: task, heading and a table of texts each, prompts first, then what each model said;
-            those of task harm are folded.
-        figures, tables: folders of figures and tables.
+    Executed notebooks are read from `notebooks` in its results. Texts of task harm are folded.
     """
+    folder, costs = profile.results, stored.costs
     verdicts = claims.judge(stored.items, profile.name, profile.labels())
     content = {
         "profile": profile,
@@ -80,22 +67,21 @@ def write_report(
         "every": claims.table(verdicts),
         "digest": digest(claims.CLAIMS.read_text(encoding="utf-8")),
         "parts": yaml.safe_load((HERE / "captions.yaml").read_text(encoding="utf-8")),
-        "drawn": {path.stem for path in figures.glob("*.svg")},
-        "tables": _tables(tables),
+        "drawn": {path.stem for path in stored.figures.glob("*.svg")},
+        "tables": _tables(stored.figures),
         "notebooks": pages.notebooks(folder / "notebooks"),
         "cards": pages.cards(),
         "machine": machine(stored.origin)["value"],
         "costs": costs,
         "notes": notes(stored.items, profile.name),
-        "texts": texts,
+        "texts": stored.texts,
     }
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder, prefix=".report.") as temporary:
         target, new, old = folder / "report", Path(temporary, "new"), Path(temporary, "old")
         new.mkdir()
-        for source, name in ((figures, "figures"), (tables, "tables")):
-            if source.is_dir():
-                shutil.copytree(source, new / name)
+        if stored.figures.is_dir():
+            shutil.copytree(stored.figures, new / "figures")
         for path in (*HERE.glob("*.css"), *HERE.glob("*.js")):
             shutil.copyfile(path, new / path.name)
         stored.items.frame.to_parquet(new / "items.parquet", index=False)

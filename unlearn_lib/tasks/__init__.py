@@ -6,13 +6,7 @@ from unlearn_lib.tasks.harm import Harm
 from unlearn_lib.tasks.questions import Authors, Continual, People
 from unlearn_lib.tasks.science import Science
 
-TASK_CLASSES: dict[str, type[Task]] = {
-    "harm": Harm,
-    "book": Book,
-    "authors": Authors,
-    "continual": Continual,
-    "people": People,
-    "science": Science,
-}
+CLASSES: tuple[type[Task], ...] = (Harm, Book, Authors, Continual, People, Science)
+TASK_CLASSES = {each.name: each for each in CLASSES}
 
 __all__ = ["BASE", "RETAIN_MODEL", "TARGET", "TASK_CLASSES", "Task", "behind"]

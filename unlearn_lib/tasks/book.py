@@ -175,8 +175,9 @@ class Book(Task):
             few = spread(list(zip(rows, answers[split], strict=True)), EXCERPTS)
             record[split] = {"excerpts": [self._excerpt(model.tokenizer, *pair) for pair in few]}
         prose, keys = self.passages(GENERAL)
-        losses, counts = scoring.answer_losses(model, prose)
-        record["items"] += items_of(GENERAL, keys, {"loss_text": losses, "tokens_text": counts})
+        scores = scoring.score(model, prose)
+        values = {"loss_text": scores.nll, "tokens_text": scores.counts}
+        record["items"] += items_of(GENERAL, keys, values)
         replies = evaluation.decoded(model, answers[GENERAL])
         keys = evaluation.text_keys(map(str, prompts[GENERAL]))
         record["items"] += items_of(GENERAL, keys, {"degenerate": texts.degenerate(replies)})

@@ -152,7 +152,7 @@ def scaling(
         guarded = behind(plain, replace(guard, strength=1.0), Frame()).model
         for repeat in range(REPEATS):
             began = time.perf_counter()
-            plans = [(row, *plan) for row, plan in enumerate(guarded.plan(rows)) if plan]
+            plans = guarded.plan(rows)
             ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
             guarded.corrupted(model.get_input_embeddings()(ids), plans)
             middle = time.perf_counter()
@@ -167,16 +167,14 @@ def scaling(
 
 def _zeros(width: int, vocabulary: int) -> Any:
     """A Llama of a width whose weights are 0: what a product takes does not depend on them."""
-    layers = heads = max(1, width // 64)
+    layers = max(1, width // 64)
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=width,
         intermediate_size=4 * width,
         num_hidden_layers=max(2, layers),
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
+        num_attention_heads=layers,
         tie_word_embeddings=True,
-        max_position_embeddings=512,
     )
     with torch.device("meta"):
         model = LlamaForCausalLM(config)

@@ -84,9 +84,9 @@ class Harm(Task):
         ids = self.tokenizer(record[FORGET]["texts"])["input_ids"]
         record[FORGET]["answer_tokens"] = [len(row) for row in ids]
         retained = [self.encoder.example(row.question, row.answers[0]) for row in normal]
-        losses, counts = scoring.answer_losses(model, retained)
+        scores = scoring.score(model, retained)
         values = {"refusal": texts.refusals(record[RETAIN]["texts"])}
-        values |= {"loss_text": losses, "tokens_text": counts}
+        values |= {"loss_text": scores.nll, "tokens_text": scores.counts}
         return record | {"items": items_of(RETAIN, text_keys(asked[RETAIN]), values)}
 
     def measure(self, record: Record, base: Record | None) -> list[Item]:

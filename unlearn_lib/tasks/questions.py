@@ -95,15 +95,29 @@ class QuestionTask(QuestionSets):
             values = evaluation.score_questions(model, encoder, split, rows, settings)
             if split in answers:
                 replies = evaluation.decoded(model, answers[split])
-                premise = questions.entailment_premise(split, self.name)
-                values |= evaluation.judge_answers(
-                    rows, answers[split], replies, self.encode, self.entails, self.refusals, premise
-                )
+                values |= self._judged(split, rows, answers[split], replies)
                 record[split] = {"asked": asked[split], "texts": replies}
             if split == FORGET and self.settings.guards.eco is not None:
                 values |= self._likeness(replies, rows, scorer)
             record["items"] += evaluation.items_of(split, evaluation.keys_of(rows), values)
         return record
+
+    def _judged(
+        self, split: str, rows: Questions, answers: list[list[int]], replies: list[str]
+    ) -> Values:
+        """Judge answers, as ids and texts: likeness, entailment, entropy, broken, refusing."""
+        truths = [row.statement for row in rows]
+        rouge = texts.rouge_l_recall([row.answer for row in rows], replies)
+        generated = questions.entailment_premise(split, self.name) == "generated"
+        pair = (replies, truths) if generated else (truths, replies)
+        return {
+            "rougeL_recall": rouge,
+            "token_entropy": texts.token_entropy(answers),
+            "cosine": texts.cosine_rows(self.encode(replies), self.encode(truths)),
+            "entailment": questions.entailed(self.entails.probability(*pair), rouge),
+            "degenerate": texts.degenerate(replies),
+            "refusal": texts.is_refusal_like(replies, self.refusals),
+        }
 
     def _likeness(self, replies: Sequence[str], rows: Questions, scorer: Any) -> Values:
         """What ECO measures of the answers about what is to be forgotten."""

@@ -63,8 +63,7 @@ def as_released(
     """
     if not (method.forget is gradient_ascent and method.mismatch and method.retain):
         raise CompanionError(
-            "'faults' imitates the released code of gradient ascent with mismatch and KL; give "
-            "the method 'uses: ga_mismatch_kl' in the profile, or no faults."
+            "'faults' are of the method 'uses: ga_mismatch_kl': take that, or no faults."
         )
     random = np.random.default_rng(seed)
     pool = [text for text in sentences(texts) if len(encoder.tokens(text)) > 1]

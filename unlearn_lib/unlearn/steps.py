@@ -139,8 +139,7 @@ def _require_rows(pools: Pools, method: Method, sizes: dict[str, int]) -> None:
         missing.append("substitutes")
     if missing:
         raise CompanionError(
-            f"Method '{method.name}' needs rows of the set '{missing[0]}', which is empty; check "
-            "the profile's data settings."
+            f"Method '{method.name}' needs '{missing[0]}', which is empty: check the data settings."
         )
 
 

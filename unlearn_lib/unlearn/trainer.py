@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from unlearn_lib.model.generate import continuations
-from unlearn_lib.model.loading import LanguageModel
+from unlearn_lib.model.loading import LanguageModel, save
 from unlearn_lib.model.tokens import Example
 from unlearn_lib.settings import MemoriseSettings, MethodSettings, TeachSettings
 from unlearn_lib.unlearn.methods import GD, NEEDS_REFERENCE, Method
@@ -51,13 +51,15 @@ class Outcome:
     hardware: dict[str, str]
 
 
-def keep(outcome: Outcome, folder: Path) -> dict[str, Any]:
-    """Write a training's history as `history.csv`; return the rest, and totals of the steps."""
-    history = outcome.history
+def keep(language_model: LanguageModel, outcome: Outcome, folder: Path) -> dict[str, Any]:
+    """Write what was trained as `model` and its history as `history.csv`; return what it cost."""
+    model, history = language_model.model, outcome.history
+    save(model, language_model.tokenizer, folder / "model")
     pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
-    totals = {name: sum(row[name] for row in history) for name in ("seconds", "tokens")}
-    rest = {"stopped": outcome.stopped, "hardware": outcome.hardware, "steps": len(history)}
-    return totals | rest
+    costs: dict[str, Any] = {key: sum(row[key] for row in history) for key in ("seconds", "tokens")}
+    costs["parameters_changed"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    costs |= {"stopped": outcome.stopped, "hardware": outcome.hardware, "steps": len(history)}
+    return costs
 
 
 class _StopTraining(Exception):
@@ -181,8 +183,7 @@ def unlearn(
     except _StopTraining as reason:
         if not trainer.good:
             raise CompanionError(
-                f"Method '{method.name}' diverged before its first step ({reason}); "
-                "lower its learning_rate, or raise forget_loss_cap in the profile."
+                f"'{method.name}' diverged before its first step ({reason}); raise forget_loss_cap."
             ) from reason
         model.load_state_dict(trainer.good, strict=False)
         stopped = f"stopped: {reason}; the last good state was kept"
@@ -334,8 +335,7 @@ def memorise(
     """
     if not passages:
         raise CompanionError(
-            "There is no passage to memorise: the chapters are empty, or shorter than a prompt "
-            "and an answer; lower 'prompt_tokens' and 'answer_tokens' in the profile."
+            "The chapters are too short for a passage: lower 'prompt_tokens' and 'answer_tokens'."
         )
     random = np.random.default_rng(seed)
     epochs = [epoch_steps(rows, settings.batch_size, random) for rows in chunks]
