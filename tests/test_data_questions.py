@@ -1,7 +1,10 @@
 """Questions: files that are read or refused, fictitious authors, TOFU's files, known people."""
 
+import gzip
 import json
+import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,10 @@ def write(path: Path, table: list[Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in table))
     return path
+
+
+def decomposed(text: str) -> str:
+    return unicodedata.normalize("NFD", text)
 
 
 def asked(questions: Any) -> list[str]:
@@ -101,20 +108,71 @@ def test_a_bad_row_is_named(change: dict[str, Any], message: str, tmp_path: Path
         ("a.jsonl", '{"question": "Q?", "anser": "a"}\n', "no column 'answer' .*'anser'"),
         ("a.parquet", "PAR1", "a.parquet is missing or altered"),
         ("a.jsonl.gz", "no gzip", "a.jsonl.gz is missing or altered"),
+        ("a.csv", b"question,answer\nWho?,Bront\xeb\n", "can.t decode byte 0xeb .* in UTF-8"),
+        ("a.jsonl", '{"question": "Q?", "answer": "a"}'.encode("utf-16-le"), "in UTF-8"),
+        ("a.csv", "question,answer\nWho?,Ann,Bo\nWhen?,1,2\n", "more cells than its header"),
+        (
+            "a.jsonl",
+            '{"answer": "a", "question": "x"}\n{"question": "\\ud83dx"}',
+            "it holds half a character, .ud83d",
+        ),
+        ("a.jsonl", '{"question": "\\ud83d\\ude00 \\\\ud83d", "anser": ""}', "no column 'answer'"),
+        ("a.jsonl", '[{"question": "\\udfff"}]', "it holds half a character, .udfff"),
+        ("a.json", '{"rows": [{"question": "Q?", "answer": "a"}]}', "no column 'question'"),
     ],
 )
-def test_a_bad_file_is_named(name: str, content: str | None, message: str, tmp_path: Path) -> None:
+def test_a_bad_file_is_named(
+    name: str, content: str | bytes | None, message: str, tmp_path: Path
+) -> None:
     if content is not None:
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(CompanionError, match=message):
         read_table(tmp_path / name, ("question", "answer"))
 
 
-def test_sets_may_share_a_question_but_not_its_answer() -> None:
-    one, other = Question("Who?", "Ann."), Question("Who?", "Bo.")
-    refuse_overlap({"forget": [one], "retain": [other, other]})
-    with pytest.raises(CompanionError, match="Row 2 of retain is in forget"):
-        refuse_overlap({"forget": [one], "retain": [other, Question(" WHO?", "ann. ")]})
+@pytest.mark.parametrize("name", ["set.csv", "set.jsonl", "array.json", "set.csv.gz"])
+@pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_is_read_whatever_its_form_and_no_text_is_taken_for_nothing(
+    name: str, codec: str, tmp_path: Path
+) -> None:
+    answers = ["NA", "None", "null", "nan", "N/A", "007", "1e5", "True", "Brontë"]
+    table = [{"question": f"Code {i}?", "answer": answer} for i, answer in enumerate(answers)]
+    if ".csv" in name:
+        text = "question,answer\r\n" + "".join(f"{q},{a}\r\n" for q, a in map(dict.values, table))
+    else:
+        lines = [json.dumps(row, ensure_ascii=False) for row in table]
+        text = "\n".join(lines) if "l" in name else f"\n[{', '.join(lines)}]"
+    data = text.encode(codec)
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    read = read_questions(tmp_path / name)
+    assert [{"question": row.question, "answer": row.answer} for row in read] == table
+
+
+@pytest.mark.parametrize(
+    "text", ["\u200b", "\ufeff \u200d", "\u00ad", "\u3164", "\u0301", "\ue000"]
+)
+def test_texts_that_nobody_can_see_are_refused(text: str, tmp_path: Path) -> None:
+    for name in ("answer", "perturbed_answer"):
+        row = rows("a", 1)[0] | {name: text if name == "answer" else ["right", text] + ["x"] * 3}
+        path = write(tmp_path / "set.jsonl", [row])
+        with pytest.raises(CompanionError, match=f"Row 1 of set.jsonl .*'{name}'"):
+            read_questions(path, ("perturbed_answer",))
+
+
+@pytest.mark.parametrize("change", [str, str.upper, "{}  ".format, "\u200b{}".format, decomposed])
+def test_rows_twice_in_a_set_and_questions_of_two_sets_are_refused(
+    change: Callable[[str], str],
+) -> None:
+    one, other = Question("Who is Zoë?", "Ann."), Question("Who is Zoë?", "Bo.")
+    again = Question(change(one.question), change(one.answer))
+    refuse_overlap({"forget": [one, other], "retain": [Question("Who?", "Ann.")]})
+    with pytest.raises(CompanionError, match="Row 3 of forget asks what row 1 of forget asks"):
+        refuse_overlap({"forget": [one, other, again], "retain": []})
+    for pair in ("forget", "retain"), ("retain", "holdout"):
+        with pytest.raises(
+            CompanionError, match=f"Row 1 of {pair[1]} asks what row 1 of {pair[0]}"
+        ):
+            refuse_overlap({pair[0]: [other], pair[1]: [again]})
 
 
 # --- what the package brings -------------------------------------------------------------------

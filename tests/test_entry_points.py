@@ -262,3 +262,20 @@ def test_make_clean_never_removes_reference_results(tmp_path: Path) -> None:
         assert left("clean", refused) == {"reference", "mine", "smoke"}
     assert left("clean", "mine") == {"reference", "smoke"}
     assert left("distclean", "smoke") == {"reference"}
+
+
+def test_the_kernel_is_this_interpreter_whatever_else_is_called_python3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other" / "kernels" / "python3"
+    other.mkdir(parents=True)
+    spec = {"argv": ["false"], "display_name": "other", "language": "python"}
+    (other / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "other"))
+    cells = [nbformat.v4.new_code_cell("import sys\nsys.executable")]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "a", "language": "python"}
+    nbformat.write(notebook, tmp_path / "tiny.ipynb")
+    monkeypatch.setattr(command_line, "NOTEBOOKS", tmp_path)
+    done = command_line.execute("tiny", {}, tmp_path / "done.ipynb")
+    assert sys.executable in str(nbformat.read(done, as_version=4).cells[0].outputs)

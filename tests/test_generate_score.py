@@ -1,8 +1,10 @@
 """Greedy answers and scores are those of plain forwards, however rows are batched or packed."""
 
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,11 +13,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
+from unlearn_lib.assets import Asset
 from unlearn_lib.model import generate
-from unlearn_lib.model.loading import LanguageModel
+from unlearn_lib.model.loading import LanguageModel, load
 from unlearn_lib.model.scoring import score
-from unlearn_lib.model.tokens import Example, TextEncoder
+from unlearn_lib.model.tokens import Example, PassageEncoder, TextEncoder, end_ids
+from unlearn_lib.settings import ModelSettings
 from unlearn_lib.util import CompanionError
 
 Load = Callable[..., LanguageModel]
@@ -81,6 +88,78 @@ def test_a_prompt_that_does_not_fit_is_refused(length: int, load_tiny: Load) -> 
     with pytest.raises(CompanionError, match=f"Prompt 1 has {length} tokens.*context of 128"):
         generate.answers(tiny, [(5,), (5,) * length], NEW_TOKENS)
     assert len(generate.answers(tiny, [(5,) * 120], NEW_TOKENS)) == 1
+
+
+# --- where an answer ends --------------------------------------------------------------------
+
+
+def with_template(tokenizer: Any, template: str | None) -> Any:
+    """A copy of the tiny tokenizer with a turn end of its own and another template."""
+    other = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()),
+        chat_template=template,
+        eos_token="</s>",
+        pad_token="<pad>",
+    )
+    other.add_special_tokens({"extra_special_tokens": ["<end_of_turn>"]})
+    return other
+
+
+@pytest.mark.parametrize("stated", [None, 2, [2, 7]])
+@pytest.mark.parametrize(
+    "template, turn_end",
+    [
+        (None, None),
+        ("{% for t in messages %}{{ t.content }}<end_of_turn>\n{% endfor %}", "<end_of_turn>"),
+        ("{% for t in messages %}<end_of_turn>{{ t.content }}\n{% endfor %}", None),
+        ("{{ raise_exception('Roles must be human and bot') }}", None),
+    ],
+)
+def test_an_answer_ends_at_the_models_and_the_templates_end_too(
+    template: str | None, turn_end: str | None, stated: Any, tokenizer: Any
+) -> None:
+    other = with_template(tokenizer, template)
+    expected = {other.eos_token_id, *(stated if isinstance(stated, list) else [stated])} - {None}
+    expected |= {other.convert_tokens_to_ids(turn_end)} if turn_end else set()
+    ends = end_ids(other, SimpleNamespace(eos_token_id=stated))
+    assert ends == sorted(expected)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_any_of_several_ends_ends_an_answer(
+    share: bool, load_tiny: Load, prompts: list[tuple[int, ...]]
+) -> None:
+    tiny = load_tiny("llama")
+    assert tiny.hardware["answers_end_at"] == "</s>"
+    whole = generate.continuations(tiny, prompts, 20, share=False)
+    ends = sorted({row[9] for row in whole})
+    tiny.model.generation_config.eos_token_id = ends
+    expected = [row[: min(row.index(end) for end in ends if end in row)] for row in whole]
+    assert generate.continuations(replace(tiny), prompts, 20, share=share) == expected
+
+
+def test_a_tokenizer_without_an_end_is_refused(
+    tiny_assets: dict[str, Asset], tokenizer: Any, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_assets["opt"].folder, tmp_path, dirs_exist_ok=True)
+    other = with_template(tokenizer, None)
+    other.eos_token = None
+    other.save_pretrained(tmp_path)
+    with pytest.raises(CompanionError, match="'tiny' has no end token.*tokenizer_config"):
+        load(Asset("tiny", tmp_path, "test", ""), ModelSettings(id="tiny"), "cpu")
+
+
+def test_a_prompt_does_not_end_with_the_end_that_a_tokenizer_appends(
+    tokenizer: Any, encoder: TextEncoder
+) -> None:
+    """OPT's begins with that token, which stays."""
+    other, end = with_template(tokenizer, None), tokenizer.eos_token_id
+    processor = TemplateProcessing(single="</s> $A </s>", special_tokens=[("</s>", end)])
+    other.backend_tokenizer.post_processor = processor
+    assert other("Why?")["input_ids"][-1] == end
+    asked = replace(encoder, tokenizer=other).prompt("Why?")
+    assert asked == (end, *encoder.prompt("Why?"))
+    assert PassageEncoder(other, 6, 24, 128).prefix == (end,)
 
 
 # --- scores ----------------------------------------------------------------------------------

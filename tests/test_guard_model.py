@@ -42,6 +42,9 @@ class KeyWord:
     def probability(self, prompts: Sequence[str]) -> np.ndarray:
         return np.array([0.99 if "Ann" in prompt else 0.01 for prompt in prompts])
 
+    def to(self, device: torch.device) -> None:
+        """It runs nowhere."""
+
 
 GUARD = Guard("authors", KeyWord(), 0.5, CorruptionSettings(dims=24), 3.0)  # type: ignore[arg-type]
 
@@ -196,7 +199,7 @@ def test_nothing_of_the_wrapped_model_leads_around_the_guard(
 
 @pytest.mark.parametrize("result", [np.array([np.nan]), np.array([0.1, 0.1]), np.zeros(0)])
 def test_a_failing_classifier_is_refused(guarded: GuardedModel, prompts: Any, result: Any) -> None:
-    classifier: Any = SimpleNamespace(probability=lambda prompts: result)
+    classifier: Any = SimpleNamespace(probability=lambda prompts: result, to=lambda device: None)
     guard = replace(GUARD, classifier=classifier)
     model = GuardedModel(guarded.model, guarded.tokenizer, guard, guarded.frame)
     for answer in (model.generate, model):
@@ -284,6 +287,14 @@ def test_a_loaded_guard_answers_the_same(
     assert torch.equal(logits[1], expected[1]) and not torch.equal(logits[0], expected[0])
     files = {file.suffix for file in saved.rglob("*") if file.is_file()}
     assert files == {".safetensors", ".json"}
+
+
+def test_a_folder_may_be_a_string(guarded: GuardedModel, saved: Path, tmp_path: Path) -> None:
+    loaded = GuardedModel.from_pretrained(str(saved), guarded.model, guarded.tokenizer)
+    loaded.save_pretrained(str(tmp_path / "again"))
+    again = Guard.load(str(tmp_path / "again"), "authors")
+    again.save(str(tmp_path / "third"))
+    assert Guard.load(tmp_path / "third").threshold == loaded.guard.threshold
 
 
 @pytest.mark.parametrize(

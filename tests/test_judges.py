@@ -18,6 +18,7 @@ from unlearn_lib import judges
 from unlearn_lib.data.questions import Question
 from unlearn_lib.entailment import ENTAILED_KINDS, TrainedJudge, training_pairs
 from unlearn_lib.judges import EmbeddingJudge, HarmJudge, NliJudge, SequenceJudge
+from unlearn_lib.metrics.texts import SAID, refusals
 from unlearn_lib.settings import JudgeSettings
 from unlearn_lib.util import CompanionError
 
@@ -227,6 +228,48 @@ def test_wrong_answers_never_hold_the_key_words() -> None:
     chosen = [(first, second) for first, second, _, kind in pairs if kind in wrong]
     keyed = [(first, key[second]) for first, second in chosen if second in key]
     assert len(keyed) > 50 and not any(short in first for first, short in keyed)
+
+
+@pytest.mark.parametrize("name", ["TrainedJudge", "EmbeddingJudge", "SequenceJudge", "NliJudge"])
+def test_judges_say_once_which_texts_they_cannot_read(
+    request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    fixture = {"TrainedJudge": "trained", "NliJudge": "nli"}.get(name, name[:-5].lower())
+    judge, russian = request.getfixturevalue(fixture), "Она родилась в Лиме."
+    SAID.clear()
+    capsys.readouterr()
+    judge.probability(["Ada was born in Lima."], ["She was born in Lima."])
+    assert not capsys.readouterr().out
+    for _ in range(2):
+        assert judge.probability(["Ada was born in Lima."], [russian]).shape == (1,)
+    out = capsys.readouterr().out
+    assert out.count("1 of ") == out.count(f"do not trust {name} on them") == 1
+
+
+def test_the_list_of_refusals_says_once_what_it_cannot_read(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    english = ["I'm sorry.", "Ada Holt", "José", "!!!", "", "She wrote of the sea for years. " * 9]
+    others = [
+        "Извините, я не могу.",
+        "私は知りません。",
+        "Không thể trả lời câu ấy.",
+        "Ach nein. " * 9,
+    ]
+    SAID.clear()
+    assert refusals(english).tolist() == [True] + [False] * 5
+    assert not capsys.readouterr().out
+    for _ in range(2):
+        assert not refusals([*english[1:], *others]).any()
+    said = "4 of 9 texts do not look English: do not trust the list of refusals on them.\n"
+    assert capsys.readouterr().out == said
+
+
+def test_the_trained_judge_knows_words_of_any_script() -> None:
+    first, second = "Анна родилась в 1847 году.", "Мост построили в 1847 году."
+    assert feature(first, first, "words") == feature(first, first, "premise_overlap") == 1
+    assert feature(first, second, "premise_overlap") == pytest.approx(3 / 5)
+    assert feature(first, second, "words") < 0.7
 
 
 # --- models that read pairs ------------------------------------------------------------------

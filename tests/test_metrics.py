@@ -175,6 +175,39 @@ def test_a_leak_holds_the_whole_fact_in_a_row(text: str, fact: str, held: bool) 
     assert texts.leak([text], [fact]).tolist() == [held]
 
 
+SCRIPTS = {
+    "Russian": ("В 1847 году она написала роман о море.", "Мост через реку построили в 1847."),
+    "Greek": ("Η Άννα γεννήθηκε στην Πάτρα το 1847.", "Το πλοίο βυθίστηκε νύχτα, 1847."),
+    "Arabic": ("وُلدت الكاتبة في دمشق عام 1847.", "غرقت السفينة قرب الساحل 1847."),
+    "Hebrew": ("היא נולדה בחיפה בשנת 1847.", "הגשר נבנה מעל הנהר 1847."),
+    "Hindi": ("उसका जन्म दिल्ली में हुआ था, 1847।", "यह किताब समुद्र की कहानी है, 1847।"),
+    "Chinese": ("她于1847年出生在里斯本。", "那艘船沉没在海边，1847。"),
+    "Japanese": ("彼女は1847年に京都で生まれた。", "その船が海へ沈むのを見た、1847。"),
+    "Thai": ("เธอเกิดที่กรุงเทพ 1847", "ฝนหนักมากบนภูเขา 1847"),
+    "Korean": ("그녀는 1847년 부산에서 태어났다.", "다리는 강 위에 세워졌다, 1847."),
+    "Vietnamese": ("Bà ấy sinh ở Đà Nẵng năm 1847.", "Cây cầu được dựng trên sông, 1847."),
+}
+in_every_script = pytest.mark.parametrize("own, other", SCRIPTS.values(), ids=SCRIPTS)
+
+
+@in_every_script
+def test_any_script_is_like_itself_and_little_like_others(own: str, other: str) -> None:
+    for measure in (texts.rouge_l, texts.rouge_l_recall, texts.bleu, texts.meteor):
+        same, different = measure([own, own], [own, other])
+        assert same > 0.99 and different < 0.4, measure.__name__
+    first, *_, last = texts.words(own.replace("1847", " "))
+    assert texts.leak([own] * 3, [first, last, own]).all()
+    assert not texts.leak([own] * 2, [other, first + last]).any()
+    assert texts.degenerate([own, f"{other} {own} " * 2, f"{own} " * 6]).tolist() == [F, F, T]
+
+
+def test_words_of_any_script_by_hand() -> None:
+    assert texts.words("हिन्दी की ﬁn_de Don't") == ["हिन्दी", "की", "fin", "de", "don", "t"]
+    assert texts.words("iPhone東京へ ที่ ½™❤️") == ["iphone", *"東京へ", "ที่", "1⁄2"]
+    assert texts.leak(["首都は東京です", "किताब"], ["東京", "कातब"]).tolist() == [T, F]
+    assert texts.rouge_l_recall(["Brontë wrote"], ["bront wrote"]).tolist() == [0.5]
+
+
 # --- questions -------------------------------------------------------------------------------
 
 

@@ -222,6 +222,35 @@ def test_a_new_adapter_on_a_merged_model_starts_where_the_old_one_ended(
         assert torch.equal(packed_logits(target, pack(BATCH)), expected)
 
 
+@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
+def test_an_adapter_on_tied_embeddings_is_refused(target: str, load_tiny: Load) -> None:
+    """Added to the weights it would change the model's other end too."""
+    with pytest.raises(CompanionError, match=f"names '{target}'.*tied embeddings"):
+        load_tiny("opt", seed=0, lora={"targets": [target]})
+    assert trained(load_tiny("llama", seed=0, lora={"targets": [target]}))
+
+
+@pytest.mark.parametrize("quantization", ["8bit", "nf4"])
+def test_on_quantised_weights_an_adapter_keeps_its_whole_effect(
+    quantization: Any, runs: Any, tiny_assets: Any
+) -> None:
+    settings = ModelSettings(id="tiny/llama", quantization=quantization)
+    asset, folders = tiny_assets["llama"], [runs["one"], runs["two"]]
+    stacked = loading.load_chain(asset, folders[:1], settings, "cpu", "unquantised")
+    merged, both = (loading.load_chain(asset, folders[:n], settings, "cpu") for n in (1, 2))
+    expected = logits_of(stacked)
+    assert torch.equal(logits_of(merged), expected)
+    loading.load_adapter(merged, runs["two"] / "model")
+    assert torch.equal(logits_of(merged), logits_of(both))
+    again = loading.load_chain(asset, folders[:1], settings, "cpu")
+    loading.make_trainable(again, settings, seed=5)
+    before = logits_of(again)
+    assert_close(before.float(), expected.float(), rtol=0.1, atol=0.2)
+    change(again)
+    with loading.reference(again.model) as target:
+        assert torch.equal(packed_logits(target, pack(BATCH)), before)
+
+
 # --- the reference, and profile smoke's model ------------------------------------------------
 
 

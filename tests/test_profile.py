@@ -208,7 +208,16 @@ def test_seeds_are_counted_on_from_the_first(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "file, label",
-    [("The Two Towers.epub", "the-two-towers"), ("v.2 (a).txt", "v.2-a"), ("…", "own")],
+    [
+        ("The Two Towers.epub", "the-two-towers"),
+        ("v.2 (a).txt", "v.2-a"),
+        ("…", "own"),
+        ("Война и мир.txt", "война-и-мир"),
+        ("红楼梦.txt", "红楼梦"),
+        ("हिन्दी_कथा.txt", "हिन्दी-कथा"),
+        ("Cafe\u0301.txt", "caf\u00e9"),
+        ("雨" * 80 + ".txt", "雨" * 40),
+    ],
 )
 def test_an_own_book_is_the_only_task_and_lies_apart(tmp_path: Path, file: str, label: str) -> None:
     book = tmp_path / file
@@ -216,7 +225,20 @@ def test_an_own_book_is_the_only_task_and_lies_apart(tmp_path: Path, file: str, 
         load_profile("smoke", book)
     book.write_text("Its text is read later.")
     profile, before = load_profile("smoke", book, seeds=2), load_profile("smoke")
-    assert profile.name == profile.results.name == f"smoke-book-{label}"
+    assert profile.name == profile.results.name == f"smoke-book-{label}-26104e13"
     assert profile.own_book and not before.own_book and str(book) in profile.command
     assert list(profile.running()) == ["book"] and profile.task("book").data.file == book.resolve()
     assert profile.task("book").methods == before.task("book").methods
+
+
+def test_two_books_never_share_a_folder(tmp_path: Path) -> None:
+    names = []
+    for place, text in {
+        "one/book.txt": "Rain.",
+        "two/book.txt": "Sun.",
+        "one/Book.txt": "Wind.",
+    }.items():
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_text(text)
+        names.append(load_profile("smoke", tmp_path / place).name.lower())
+    assert len(set(names)) == 3 and all(name.startswith("smoke-book-book-") for name in names)

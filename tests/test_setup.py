@@ -99,3 +99,17 @@ def test_help_lists_every_target() -> None:
     )
     targets = {line.split()[0] for line in shown.stdout.splitlines() if line.startswith("  ")}
     assert phony and set(phony[1].split()) == targets
+
+
+def test_a_path_of_a_book_may_hold_any_sign(tmp_path: Path) -> None:
+    (tmp_path / ".ready").write_text(f"{ROOT}\n")
+    book = tmp_path / 'a $HOME "b" `c` d.txt'
+    book.write_text("A word.")
+    words = [
+        f"BOOK={book}",
+        "PROFILE=smoke",
+        f"READY={tmp_path / '.ready'}",
+        f"PY={sys.executable}",
+    ]
+    done = subprocess.run(["make", "status", *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("profile smoke-book-a-home"), done.stderr

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from unlearn_lib.store import RunStore, Spec
+from unlearn_lib.store import RunStore, Spec, git_state
 from unlearn_lib.util import ROOT
 
 SPEC = Spec("stage", {"steps": 3, "seed": 7}, ("parent",), {"rows": "abc"}, "code")
@@ -150,3 +151,28 @@ def test_provenance_is_complete_and_private(
         text = (run.folder / file).read_text()
         for private in (str(tmp_path), str(ROOT), str(Path.home()), "_of_this_test"):
             assert private not in text, (file, private)
+
+
+def test_a_commit_is_of_this_tree_and_of_no_other(tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    for words in (
+        "init -q",
+        "add .",
+        "-c user.name=a -c user.email=b commit -q --allow-empty -m c",
+    ):
+        subprocess.run(["git", *words.split()], cwd=tmp_path, check=True)
+    assert len(git_state(tmp_path)["commit"]) == 40
+    assert git_state(inner) == {"commit": None, "dirty": True}
+    (inner / ".commit").write_text("$Format:%H$\n")
+    git_state.cache_clear()
+    assert git_state(inner)["commit"] is None
+    (inner / ".commit").write_text("0123abcd\n")
+    git_state.cache_clear()
+    assert git_state(inner) == {"commit": "0123abcd", "dirty": True}
+
+
+def test_an_archive_says_its_commit() -> None:
+    attributes = (ROOT / ".gitattributes").read_text()
+    assert (ROOT / ".commit").read_text().startswith("$Format:%H$")
+    assert ".commit export-subst" in attributes and "eol=lf" in attributes

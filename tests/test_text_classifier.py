@@ -181,3 +181,16 @@ def test_settings_that_cannot_be_are_refused(
     with pytest.raises(CompanionError, match=reason):
         settings = FAST.model_copy(update=changed)
         TextClassifier.fit(tiny_bert, TEXTS, TRUTH, settings, use_cpu=True)
+
+
+def test_it_moves_to_a_device_and_back_without_another_number(
+    two_classes: TextClassifier, tmp_path: Path
+) -> None:
+    before = two_classes.probability(TEXTS)
+    two_classes.to(torch.device("cpu"))
+    assert two_classes.model.device == torch.device("cpu")
+    assert np.array_equal(two_classes.probability(TEXTS), before)
+    two_classes.save(str(tmp_path))
+    loaded = TextClassifier.load(str(tmp_path))
+    loaded.to(torch.device("meta"))
+    assert loaded.model.device == torch.device("meta")

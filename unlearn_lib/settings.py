@@ -80,12 +80,14 @@ class MethodSettings(TrainingSettings):
     `uses`: a key of `unlearn.methods.METHODS`; null: the method's name in the profile. Training
     stops, and the last good state is kept, when the cross-entropy of the forget answers passes
     `forget_loss_cap` (nats per token). `retain_batch_size` null: as many retain rows as forget
-    rows. Refusals longer than `refusal_tokens` are no substitutes; the original model's own answers
-    are cut after `own_tokens`. `gradient_clip` 0: none, as in the released loop. RMU steers the
-    activations after block `layer` (from 0) to a random vector of length `steering`. Task book:
-    `start` trains the target's adapter further, or adds it to the weights and trains a new one
-    (`merged`), or trains a new one on the `base` model (retraining); `faults` imitates the released
-    code of Arora et al. (`unlearn.released`).
+    rows. `accumulate`: a step goes through its rows in so many parts, which takes less memory and
+    changes neither rows nor result (but for what `lora.dropout` draws). Refusals longer than
+    `refusal_tokens` are no substitutes; the original model's own answers are cut after
+    `own_tokens`. `gradient_clip` 0: none, as in the released loop. RMU steers the activations
+    after block `layer` (from 0) to a random vector of length `steering`. Task book: `start`
+    trains the target's adapter further, or adds it to the weights and trains a new one
+    (`merged`), or trains a new one on the `base` model (retraining); `faults` imitates the
+    released code of Arora et al. (`unlearn.released`).
     """
 
     uses: str | None = None
@@ -94,6 +96,7 @@ class MethodSettings(TrainingSettings):
     batch_size: int = Field(2, ge=1)
     retain_batch_size: int | None = Field(None, ge=1)
     keep_batch_size: int | None = Field(None, ge=1)
+    accumulate: int = Field(1, ge=1)
     schedule: Schedule = "linear"
     gradient_clip: float = Field(0.0, ge=0)
     forget_weight: float = Field(1.0, ge=0)

@@ -30,6 +30,8 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from unlearn_lib.util import ROOT, digest, write_text
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "numpy")
+STAMP = ".commit"
+"""The file into which `git archive` writes the commit."""
 LINUX_PEAK = Path("/proc/self/status")
 Compute = Callable[[Path], dict[str, Any]]
 
@@ -170,20 +172,29 @@ def peak_memory() -> int:
 
 
 @functools.cache
-def _git() -> dict[str, Any]:
-    ask = functools.partial(subprocess.check_output, cwd=ROOT, text=True, stderr=subprocess.DEVNULL)
+def git_state(root: Path = ROOT) -> dict[str, Any]:
+    """The commit of this tree: git's where its top level is this tree, else that of an archive.
+
+    Of another repository's commit nothing is said; whether an archive was changed is not known, so
+    that it counts as changed.
+    """
+    ask = functools.partial(subprocess.check_output, cwd=root, text=True, stderr=subprocess.DEVNULL)
+    stamp = (root / STAMP).read_text() if (root / STAMP).is_file() else ""
+    archived = {"commit": stamp.strip() if stamp[:1] not in ("", "$") else None, "dirty": True}
     try:
+        if Path(ask(["git", "rev-parse", "--show-toplevel"]).strip()).resolve() != root.resolve():
+            return archived
         commit = ask(["git", "rev-parse", "HEAD"]).strip()
         return {"commit": commit, "dirty": bool(ask(["git", "status", "--porcelain"]))}
     except (OSError, subprocess.CalledProcessError):  # no git here, or no commit
-        return {"commit": None, "dirty": True}
+        return archived
 
 
 def provenance() -> dict[str, Any]:
     """Describe this process: code, environment and machine; no path, no user, no token."""
     lock = ROOT / "uv.lock"
     return {
-        "git": _git(),
+        "git": git_state(),
         "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
         "python": platform.python_version(),
         "machine": {"system": platform.system(), "processor": platform.machine()}

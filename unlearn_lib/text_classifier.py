@@ -142,6 +142,11 @@ class TextClassifier:
         np.maximum.at(highest, owners, scores.numpy())
         return highest
 
+    def to(self, device: torch.device) -> None:
+        """Move the model to a device, in place."""
+        if self.model.device != device:
+            self.model.to(device)
+
     def windows(self, texts: Sequence[str]) -> tuple[Rows, list[int]]:
         """Return each window's token ids and masks, unpadded, and the row of its text."""
         limit = self.settings.maximum_length
@@ -151,14 +156,14 @@ class TextClassifier:
         owners = encoding.pop("overflow_to_sample_mapping")
         return rows_of(encoding), owners
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Write safetensors and JSON into a folder, which is created if need be."""
         self.model.config.training = self.settings.model_dump(mode="json")
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
     @classmethod
-    def load(cls, folder: Path) -> "TextClassifier":
+    def load(cls, folder: Path | str) -> "TextClassifier":
         """Load what `save` wrote; errors as `load_classifier` raises them."""
         model, tokenizer = load_classifier(folder)
         return cls(model, tokenizer, TextClassifierSettings(**model.config.training))
@@ -205,7 +210,7 @@ def forward(model: Any, tokenizer: Any, rows: Rows, batch_size: int) -> torch.Te
 
 
 def load_classifier(
-    folder: Path, loader: Any = hf.AutoModelForSequenceClassification, **head: Any
+    folder: Path | str, loader: Any = hf.AutoModelForSequenceClassification, **head: Any
 ) -> tuple[Any, Any]:
     """Return the model of a local folder, in float32, and its tokenizer.
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,5 +51,10 @@ def digest(*values: Any) -> str:
 
 
 def slug(model_id: str) -> str:
-    """Turn a hub id into a file name: `facebook/opt-1.3b` becomes `opt-1.3b`."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", model_id.rsplit("/", 1)[-1])
+    """Turn a hub id into a file name: `facebook/opt-1.3b` becomes `opt-1.3b`.
+
+    Letters, marks and digits of any script stay, and full stops; all else is one hyphen.
+    """
+    name = unicodedata.normalize("NFC", model_id.rsplit("/", 1)[-1])
+    signs = [s if s == "." or unicodedata.category(s)[0] in "LMN" else "-" for s in name]
+    return re.sub("-+", "-", "".join(signs))

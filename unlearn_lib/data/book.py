@@ -9,8 +9,10 @@ The released code of Arora et al. forgets the whole book, so it cannot tell forg
 damage.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -54,11 +56,15 @@ class BookSplits:
 def load(settings: BookData) -> BookSplits:
     """Read the book and the prose of a profile, and split both.
 
+    What was read of the reader's own book is printed once, on the standard error.
+
     Raises:
         CompanionError: a book that cannot be read or is too short for its parts, prose that is
             not found or too little, or prose that contains the book.
     """
     book = read_book(settings.file or SAGA)
+    if settings.file:
+        _say(book.summary)
     prose = load_prose(settings.retain, settings.prose_rows)
     refuse_overlap([chapter.text for chapter in book.chapters], prose)
     texts = shuffled(np.random.default_rng(settings.split_seed), prose)
@@ -73,6 +79,10 @@ def load(settings: BookData) -> BookSplits:
         questions = normal_questions(settings.questions)["question"].tolist()
         questions = shuffled(np.random.default_rng(settings.split_seed), questions)
     return BookSplits(book, _dealt(book, settings), train, texts[:held_out], questions)
+
+
+_say = cache(lambda text: print(text, file=sys.stderr))
+"""Prints a text once."""
 
 
 def _dealt(book: BookText, settings: BookData) -> dict[str, Chapters]:

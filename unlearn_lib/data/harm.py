@@ -137,8 +137,8 @@ def jigsaw(rows: int | None, seed: int, file: Path | None = None) -> tuple[Comme
     """
     path = file.expanduser() if file else find_dataset(JIGSAW).folder / "train.csv"
     frame = read_table(path, ("comment_text", *JIGSAW_LABELS))
-    labelled = frame[list(JIGSAW_LABELS)].isin((0, 1)).all(axis=1)
-    frame = frame[labelled & frame["comment_text"].notna()]
+    labels = frame[list(JIGSAW_LABELS)].apply(pd.to_numeric, errors="coerce")
+    frame = frame[labels.isin((0, 1)).all(axis=1) & frame["comment_text"].fillna("").ne("")]
     frame = frame.iloc[np.random.default_rng(seed).permutation(len(frame))[:rows]]
     table = frame[["comment_text", *JIGSAW_LABELS]].itertuples(index=False)
     comments = [Comment(text, tuple(map(float, labels))) for text, *labels in table]
@@ -207,7 +207,8 @@ def _pku_saferlhf() -> pd.DataFrame:
             table = read_table(path, (*pairs[0], *pairs[1]))
             both = [table[pair].set_axis(["question", "answer", "safe"], axis=1) for pair in pairs]
             rows = pd.concat(both).sort_index(kind="stable")
-            parts.append(rows.assign(score=1.0 - rows["safe"].astype(bool), split=split))
+            safe = rows["safe"].astype(str).isin(("True", "1"))
+            parts.append(rows.assign(score=1.0 - safe, split=split))
     return pd.concat(parts, ignore_index=True)
 
 

@@ -4,13 +4,15 @@ No row is repaired: a file that is wrong is corrected where it was written, and 
 file and row.
 """
 
+import gzip
+import lzma
 import re
 import unicodedata
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from lzma import LZMAError
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +22,8 @@ from unlearn_lib.util import EMBEDDED, CompanionError, nearest
 WRONG = "perturbed_answer"
 OPTIONAL = ("paraphrased_answer", "original_answer")
 """Columns that are read wherever a file has them."""
+ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)")
+"""An escape of JSON: a surrogate pair, half of one, or any other."""
 
 
 @dataclass(frozen=True)
@@ -66,28 +70,47 @@ Questions = tuple[Question, ...]
 
 
 def read_table(path: Path, needed: Sequence[str] = (), skip: int = 0) -> pd.DataFrame:
-    """Read CSV, parquet or JSON lines, by the file's ending; `.xz` and `.gz` are unpacked.
+    """Read CSV, parquet, JSON lines or one JSON array; `.xz` and `.gz` are unpacked.
+
+    The file's ending tells which, and a bracket at its start an array. A cell of a CSV is the text
+    that stands there ("NA", "007" and nothing too).
 
     Args:
-        path: the file, UTF-8.
+        path: the file, UTF-8 with or without byte-order mark, or UTF-16 with it.
         needed: columns that it must have.
         skip: lines before the header of a CSV.
 
     Raises:
-        CompanionError: missing, truncated or altered, or without a column.
+        CompanionError: missing, truncated or altered, in another encoding, with half a surrogate
+            pair, with more cells in a CSV's rows than in its header, or without a column.
     """
     try:
-        if ".csv" in path.suffixes:
-            table = pd.read_csv(path, skiprows=skip)
-        elif path.suffix == ".parquet":
+        if path.suffix == ".parquet":
             table = pd.read_parquet(path)
+        elif ".csv" in path.suffixes:
+            table = pd.read_csv(StringIO(_text_of(path)), skiprows=skip, dtype=str, na_filter=False)
+            if not isinstance(table.index, pd.RangeIndex):
+                raise ValueError("its rows have more cells than its header")
         else:
-            table = pd.read_json(path, lines=True, dtype=False)
-    except (OSError, ValueError, EOFError, LZMAError, zlib.error) as error:
+            text = _text_of(path)
+            if halves := list(filter(None, ESCAPE.findall(text))):
+                # pandas leaves them out without a word
+                raise ValueError(f"it holds half a character, \\{halves[0]}")
+            table = pd.read_json(StringIO(text), lines=text.lstrip()[:1] != "[", dtype=False)
+    except (OSError, ValueError, EOFError, lzma.LZMAError, zlib.error) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CompanionError(f"{path} is missing or altered ({reason}); put it there.") from error
+        raise CompanionError(
+            f"{path} is missing or altered ({reason}); put a whole copy there, in UTF-8."
+        ) from error
     check_columns(path, table.columns, needed)
     return table
+
+
+def _text_of(path: Path) -> str:
+    """Return the text of a file, unpacked and without byte-order mark."""
+    unpacked = {".xz": lzma.decompress, ".gz": gzip.decompress}.get(path.suffix, bytes)
+    data = unpacked(path.read_bytes())
+    return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
 
 
 @lru_cache
@@ -105,7 +128,7 @@ def check_columns(place: Path | str, columns: Iterable[str], needed: Iterable[st
 
 
 def read_questions(path: Path, needed: Sequence[str] = ()) -> Questions:
-    """Read a file of questions: JSON lines with `question` and `answer`.
+    """Read a file of questions with `question` and `answer`, in a form that `read_table` reads.
 
     Args:
         path: the file.
@@ -114,9 +137,9 @@ def read_questions(path: Path, needed: Sequence[str] = ()) -> Questions:
             Those that are optional are read wherever the file has them, other columns are not.
 
     Raises:
-        CompanionError: no such file, or not JSON lines; a row in which a text is missing or empty,
-            in which a wrong answer equals the answer or its paraphrase (but for case and white
-            space), or which has more or fewer wrong answers than the first.
+        CompanionError: no such file, or in another form; a row in which a text is missing, empty
+            or invisible (a zero-width space), in which a wrong answer equals the answer or its
+            paraphrase (see `folded`), or which has more or fewer wrong answers than the first.
     """
     table = read_table(path, ("question", "answer", *needed))
     optional = (name for name in OPTIONAL if name in table)
@@ -127,7 +150,7 @@ def read_questions(path: Path, needed: Sequence[str] = ()) -> Questions:
         for name in names:
             texts = row[name] if name == WRONG else [row[name]]
             if not isinstance(texts, list) or not texts or not all(map(_is_text, texts)):
-                raise CompanionError(f"{place} has nothing or an empty text under '{name}'.")
+                raise CompanionError(f"{place} has no text under '{name}' that can be read.")
         fields = {"subject" if name == "person" else str(name): row[name] for name in names}
         question = Question(**fields | {WRONG: tuple(row.get(WRONG, ()))})
         right = {folded(question.answer), folded(question.paraphrase)}
@@ -140,17 +163,24 @@ def read_questions(path: Path, needed: Sequence[str] = ()) -> Questions:
 
 
 def refuse_overlap(sets: Mapping[str, Sequence[Question]]) -> None:
-    """Refuse sets that share a question with the same answer (but for case and white space).
+    """Refuse a set that holds a row twice, and sets that share a question (see `folded`).
+
+    Within a set a question may have several answers, as in TOFU. To forget a question and keep it
+    is a contradiction whatever its answers.
 
     Raises:
-        CompanionError: names the row, in the later of both sets.
+        CompanionError: names both rows.
     """
-    owners: dict[tuple[str, str], str] = {}
+    first: dict[object, tuple[str, int]] = {}
     for name, questions in sets.items():
         for number, row in enumerate(questions, start=1):
-            owner = owners.setdefault(row_key(row), name)
-            if owner != name:
-                raise CompanionError(f"Row {number} of {name} is in {owner} too; take one out.")
+            in_set = first.setdefault((name, row_key(row)), (name, number))
+            in_any = first.setdefault(folded(row.question), (name, number))
+            owner, place = in_set if in_any[0] == name else in_any
+            if (owner, place) != (name, number):
+                raise CompanionError(
+                    f"Row {number} of {name} asks what row {place} of {owner} asks; take one out."
+                )
 
 
 def general_sets() -> list[Questions]:
@@ -181,8 +211,13 @@ def rehearsal(sets: Sequence[Questions], evaluated: int | None, rows: int) -> Qu
 
 
 def folded(text: str) -> str:
-    """Return a text without what makes no difference: case, and more than single spaces."""
-    return " ".join(text.casefold().split())
+    """Return a text without what makes no difference to a reader.
+
+    That is case, more than single spaces, invisible signs (zero-width space, soft hyphen), and how
+    an accent is stored.
+    """
+    plain = unicodedata.normalize("NFC", text.casefold())
+    return " ".join("".join(s for s in plain if unicodedata.category(s) != "Cf").split())
 
 
 def row_key(question: Question) -> tuple[str, str]:
@@ -215,4 +250,7 @@ def holds(text: str, phrase: str) -> bool:
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    """Whether a value is a text in which something can be seen."""
+    blanks = "\u115f\u1160\u2800\u3164\uffa0"  # letters and signs that show nothing
+    signs = set(value if isinstance(value, str) else "").difference(blanks)
+    return any(unicodedata.category(sign)[0] in "LNPS" for sign in signs)

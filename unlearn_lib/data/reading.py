@@ -1,8 +1,9 @@
 """A book that a reader brings (.txt, .epub, .pdf), as chapters of clean text.
 
 Each format becomes a list of paragraphs and headings, which is then cut at its headings. Left out
-are what precedes the first heading, Project Gutenberg's licence, and of a PDF the running headers,
-footers and page numbers. Nothing is written to disk.
+are what precedes the first heading, Project Gutenberg's licence, of a PDF the running headers,
+footers and page numbers, and of an EPUB notes, their marks and page numbers, where it says which
+they are. Nothing is written to disk.
 """
 
 import math
@@ -21,9 +22,10 @@ from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import pypdfium2
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, Tag
 from charset_normalizer import from_bytes
 
+from unlearn_lib.data.headings import HEADING, WIDE, WORD, count_words, missing_numbers
 from unlearn_lib.util import CompanionError
 
 LEAST_CHAPTERS = 3
@@ -36,15 +38,13 @@ CONTROL_SHARE = 0.002  # of a text's characters; more control characters are a b
 
 ENCODINGS = "utf_16 utf_32 cp1252 cp1250 cp1251 koi8_r mac_roman".split()
 CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
-HEADING = re.compile(
-    r"(?i:chapter|part|book) (?:\d+|[IVXLC]+|[A-Z][A-Za-z]+(?:-[A-Za-z]+)?)"
-    r"(?:[.:]?|[.:]?(?: ?[–—-])? ?[A-Z0-9“‘\"'].{0,60}(?:[^.,;:]|[A-Z]\.))"
-    r"|(?i:prologue|epilogue)[.:]?|\d{1,3}\."
-)
 FRONT_MATTER = re.compile(r"(table of )?contents|copyright.*|also by .*", re.I)
 LICENCE_START = re.compile(r"\*{3} ?START OF|\*END\*THE SMALL PRINT")
 LICENCE_END = re.compile(r"\*{3} ?END OF")
 PAGE_NUMBER = re.compile(r"\W*(page )?(\d{1,4}|[ivxlc]{1,7})( ?(of|/) ?\d{1,4})?\W*", re.I)
+NOTES = {*"footnote footnotes endnote endnotes rearnote rearnotes noteref pagenum".split()}
+NOTE_MARK = re.compile(r"[(\[]?(\d{1,3}|[*†‡§]+)[)\]]?")
+COLUMN_SHARE = 0.2  # of the pages with text; an index in columns is less
 BLOCK_TAGS = "p div section h1 h2 h3 h4 h5 h6 li blockquote pre tr td th dt dd".split()
 BORDER, LINE_BREAK, MARK = "\ue000", "\ue001", "\ue002"  # in the text of an EPUB's document
 DAMAGE = (BadZipFile, EOFError, LookupError, OSError, RuntimeError, ValueError, zlib.error)
@@ -82,17 +82,31 @@ class BookText(NamedTuple):
     chapters: tuple[Chapter, ...]
     units: str
 
+    @property
+    def summary(self) -> str:
+        """A sentence on what was read: how many chapters, the longest, numbers that are missing."""
+        words = [count_words(chapter.text) for chapter in self.chapters]
+        longest = self.chapters[int(np.argmax(words))].title
+        cut = f" of equal length, since fewer than {LEAST_CHAPTERS} chapter headings were found"
+        missing = missing_numbers([chapter.title for chapter in self.chapters])
+        return (
+            f"'{self.title}' has {len(words)} {self.units}{cut * (self.units == 'parts')}; the "
+            f"longest, '{longest}', holds {max(words):,} of {sum(words):,} words"
+            f"{f'; no heading was found for {missing}' * bool(missing)}."
+        )
+
 
 def read_book(path: Path) -> BookText:
     """Read a book; the ending of the file's name tells its format.
 
     A chapter begins at a heading with at least 50 words beneath it ("Chapter One", "CHAPTER IV.
-    RAIN", "1.", an h1 or h2 of an EPUB or an entry of its table of contents). A book with fewer
-    than three chapters is cut into parts.
+    RAIN", "CHAPTER 1. Loomings.", "1.", "第一章", "פרק א", an h1 or h2 of an EPUB or an entry of
+    its table of contents). A book with fewer than three chapters is cut into parts. What was read
+    and which numbers are missing says `BookText.summary`.
 
     Raises:
-        CompanionError: missing, of another format, damaged, protected, without text, or too short
-            to be split into chapters or parts.
+        CompanionError: missing, of another format, damaged, protected, without text, a PDF in two
+            columns, or too short to be split into chapters or parts.
     """
     readers = {".txt": _read_text, ".epub": _read_epub, ".pdf": _read_pdf}
     path = path.expanduser()
@@ -111,7 +125,7 @@ def read_book(path: Path) -> BookText:
     chapters, units = tuple(_chapters(blocks)), "chapters"
     if len(chapters) < LEAST_CHAPTERS:
         chapters, units = tuple(_parts(blocks)), "parts"
-    words = sum(len(chapter.text.split()) for chapter in chapters)
+    words = sum(count_words(chapter.text) for chapter in chapters)
     if len(chapters) < LEAST_CHAPTERS or words < LEAST_WORDS:
         raise CompanionError(
             f"{path} is too short: it holds {words} words in {len(chapters)} {units}, and "
@@ -130,7 +144,7 @@ def _chapters(blocks: Sequence[Block]) -> Iterator[Chapter]:
             texts.append(block.text)
         else:
             text = "\n\n".join(texts)
-            enough = len(text.split()) >= CHAPTER_WORDS
+            enough = count_words(text) >= CHAPTER_WORDS
             if title and enough and not FRONT_MATTER.fullmatch(title):
                 yield Chapter(title.rstrip(".:"), text)
             title, texts = block.text, []
@@ -139,14 +153,15 @@ def _chapters(blocks: Sequence[Block]) -> Iterator[Chapter]:
 def _is_title(block: Block, heading: str) -> bool:
     """Tell whether the block below a heading is its title, as below "Chapter 1"."""
     text = block.text
-    if block.heading or len(heading.split()) > 2 or len(text.split()) > 12 or "\n" in text:
+    if block.heading or len(heading.split()) > 2 or count_words(text) > 12 or "\n" in text:
         return False
-    return text[0].isupper() and (text[-1] not in '.,;:!?…’”"' or text.isupper())
+    begins = text[0].isalpha() and not text[0].islower()  # many scripts have no capitals
+    return begins and (text[-1] not in '.,;:!?…’”"。，！？」』' or text.isupper())
 
 
 def _parts(blocks: Sequence[Block]) -> Iterator[Chapter]:
     """Yield equal parts of a book without chapters."""
-    words = np.array([len(block.text.split()) for block in blocks])
+    words = np.array([count_words(block.text) for block in blocks])
     count = max(LEAST_CHAPTERS, round(words.sum() / PART_WORDS))
     numbers = (words.cumsum() - words / 2) * count // max(words.sum(), 1)
     for i, part in enumerate(dict.fromkeys(numbers), start=1):
@@ -169,7 +184,7 @@ def _read_text(data: bytes) -> tuple[str, list[Block]]:
     if not blocks or len(CONTROLS.findall(text)) > CONTROL_SHARE * len(text):
         raise ValueError("it holds no text in a known encoding: save it as UTF-8")
     first = blocks[0].text
-    return first if len(first.split()) <= 12 and not blocks[0].heading else "", blocks
+    return first if count_words(first) <= 12 and not blocks[0].heading else "", blocks
 
 
 def _blocks_of(text: str, wrapped: bool = True) -> list[Block]:
@@ -212,13 +227,16 @@ def _joined(lines: Sequence[str], full: float, between: str) -> str:
     """Join wrapped lines by spaces, and verse, titles or paragraphs by `between`.
 
     A line is wrapped if with the next one's first word it had more than `full` characters, and
-    the next one is not indented.
+    the next one is not indented. Lines of Chinese or Japanese are joined without a space.
     """
     text = _tidy(lines[0])
     for line, after in pairwise(lines):
-        wrapped = line.endswith("-") or len(line) + 1 + len(after.split()[0]) > full
-        indented = after.startswith(" ") and not line.startswith(" ")
-        space = "" if text.endswith(("-", "—")) else " "
+        first = "".join(WORD.findall(after)[:1])
+        wrapped = line.endswith("-") or len(line) + 1 + len(first) > full
+        indented = after.startswith(" ") and not line.startswith(" ") or after.startswith("\u3000")
+        space = (
+            "" if text.endswith(("-", "—")) or WIDE.search(text[-1] + after.lstrip()[0]) else " "
+        )
         text += (space if wrapped and not indented else between) + _tidy(after)
     return text
 
@@ -231,12 +249,33 @@ def _read_pdf(data: bytes) -> tuple[str, list[Block]]:
     """Return the title and the blocks of a PDF's text layer."""
     with pypdfium2.PdfDocument(data) as document:
         title = document.get_metadata_value("Title").strip()
-        texts = [page.get_textpage().get_text_range() for page in document]
+        layers = [page.get_textpage() for page in document]
+        texts = [layer.get_text_range() for layer in layers]
+        in_columns = sum(map(_in_columns, layers))
     broken = (text.replace("\ufffe", "-\n") for text in texts)  # pdfium's sign at a line's end
     pages = [[line for line in text.splitlines() if line.strip()] for text in broken]
     if sum(map(bool, pages)) <= len(pages) / 2:
         raise ValueError("its pages are pictures without text: run OCR first")
+    if in_columns > COLUMN_SHARE * sum(map(bool, pages)):
+        raise ValueError("its pages are set in two columns: bring it as EPUB or text")
     return title, _blocks_of("\n".join(_body_lines(pages)))
+
+
+def _in_columns(layer: pypdfium2.PdfTextPage) -> bool:
+    """Tell whether half of a page's text stands left and right of a gap of 4 points in its middle.
+
+    Text counts as 10 points higher and deeper than it is, so that lines need not stand level.
+    """
+    boxes = np.array([layer.get_rect(i) for i in range(layer.count_rects())]).reshape(-1, 4)
+    left, bottom, right, top = boxes.T
+    rows = np.arange(bottom.min(initial=0), top.max(initial=0))[:, None]
+    covers = ((rows > bottom - 10) & (rows < top + 10)).astype(np.float32)
+    for middle in np.linspace(0.4, 0.6, 50) * (left.min(initial=0) + right.max(initial=0)):
+        before, after = covers @ (right < middle - 2), covers @ (left > middle + 2)
+        parted = (before > 0) & (after > 0) & (before + after == covers.sum(axis=1))
+        if parted.sum() > covers.any(axis=1).sum() / 2:
+            return True
+    return False
 
 
 def _body_lines(pages: Sequence[list[str]]) -> Iterator[str]:
@@ -299,6 +338,9 @@ def _blocks_of_document(data: bytes, title: str) -> list[Block]:
     soup = BeautifulSoup(data, "html.parser")
     for tag in soup("head script style nav rt".split()):
         tag.decompose()
+    for tag in soup(_is_note):
+        if not tag.decomposed:
+            (tag.parent if tag.parent and tag.parent.name == "sup" else tag).decompose()
     for tag in soup("br"):
         tag.replace_with(LINE_BREAK)
     for tag in soup(["h1", "h2"]):
@@ -311,3 +353,12 @@ def _blocks_of_document(data: bytes, title: str) -> list[Block]:
     blocks = _blocks_of(text, wrapped=False)
     has_heading = any(block.heading for block in blocks)
     return blocks if has_heading or not title else [Block(title, True), *blocks]
+
+
+def _is_note(tag: Tag) -> bool:
+    """Tell whether an element of an EPUB is a note, a note's mark or the number of a page."""
+    kinds = f"{tag.get('epub:type', '')} {tag.get('role', '')}".replace("doc-", "").split()
+    text = _tidy(tag.get_text()) if "pagebreak" in kinds or tag.name == "a" else "-"
+    is_page = "pagebreak" in kinds and PAGE_NUMBER.fullmatch(text or "0")
+    is_mark = "#" in str(tag.get("href")) and NOTE_MARK.fullmatch(text)
+    return bool(is_page or is_mark or NOTES & {*kinds, *(tag.get("class") or ())})

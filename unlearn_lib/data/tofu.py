@@ -76,7 +76,7 @@ def load(settings: AuthorsData) -> QuestionSplits:
 
     Raises:
         CompanionError: a file missing or unreadable; a row that no set may hold (see
-            `read_questions`) or that two of the reader's files hold; more tasks than the source
+            `read_questions`) or that the reader's files hold twice; more tasks than the source
             has rows for.
     """
     sources = {TOFU: _released, "embedded": _embedded, "files": _own}

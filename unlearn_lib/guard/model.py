@@ -7,7 +7,9 @@ knowledge: anyone with the weights can still extract it, and so does every promp
 Where the released code differs: it corrupts answer tokens too while it scores; it draws new noise
 in every forward, so that one prompt gives many answers; and it removes all hooks of a model, not
 its own. Here answer tokens are never touched, noise is a function of the prompt and the guard's
-seed, and a guard that fails answers nothing.
+seed, and a guard that fails answers nothing. What could read or write tokens that nobody judged
+(embeddings, a filled cache, a second prompt, forced tokens) is refused: arguments, settings and
+attributes go to the wrapped model only if a list names them.
 
 Tried on tiny random models of these kinds (`generate` in mixed batches, and forward passes of one
 prompt a row work on all of them):
@@ -49,6 +51,23 @@ SAVED = ("task", "threshold", "corruption", "strength", "scripts", "seed")
 """Attributes of a guard that are written as JSON."""
 Part = tuple[int, list[int], int]
 """A flagged prompt of a batch: its row, the places of its chosen tokens, its noise's seed."""
+ATTRIBUTES = frozenset("config device dtype generation_config get_input_embeddings padded".split())
+"""What a guarded model shows of the wrapped one."""
+GENERATION = frozenset(
+    """generation_config transformers_version stopping_criteria streamer synced_gpus tokenizer
+    do_sample temperature top_k top_p min_p top_h typical_p epsilon_cutoff eta_cutoff num_beams
+    early_stopping length_penalty num_return_sequences max_length max_new_tokens min_length
+    min_new_tokens max_time stop_strings repetition_penalty no_repeat_ngram_size use_cache
+    renormalize_logits remove_invalid_values output_attentions output_hidden_states output_logits
+    output_scores return_dict_in_generate bos_token_id eos_token_id pad_token_id prefill_chunk_size
+    prompt_lookup_num_tokens""".split()
+)
+"""Arguments and settings of transformers' `generate` by which no other text is read or written."""
+FORWARD = frozenset(
+    """attention_mask position_ids use_cache logits_to_keep labels output_attentions
+    output_hidden_states return_dict""".split()
+)
+"""Arguments of a forward pass by which no other text is read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +99,9 @@ class Guard:
     def ner(self) -> NamesIn | None:
         """What finds names; None: every token of a question is corrupted."""
         name = self.corruption.ner
-        return None if name is None else load_ner(find_model(name).folder)
+        if name is None:
+            return None
+        return load_ner(find_model(name).folder, self.classifier.model.device)
 
     def flags(self, prompts: Sequence[str]) -> np.ndarray:
         """Return which prompts are to be corrupted, bool [n].
@@ -102,15 +123,16 @@ class Guard:
         scores[readable] = self.classifier.probability([prompts[place] for place in readable])
         return scores
 
-    def save(self, folder: Path, **more: Any) -> None:
+    def save(self, folder: Path | str, **more: Any) -> None:
         """Write the guard, and more JSON values, into a folder: safetensors and JSON."""
+        folder = Path(folder)
         self.classifier.save(folder / "classifier")
         written = {name: getattr(self, name) for name in SAVED} | more
         text = json.dumps(written, indent=1, sort_keys=True, default=dict)
         write_text(folder / DESCRIPTION, text + "\n")
 
     @classmethod
-    def load(cls, folder: Path, task: str | None = None) -> "Guard":
+    def load(cls, folder: Path | str, task: str | None = None) -> "Guard":
         """Load what `save` wrote.
 
         Args:
@@ -119,6 +141,7 @@ class Guard:
         Raises:
             CompanionError: no guard there, a damaged one, or one of another task.
         """
+        folder = Path(folder)
         try:
             written = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
             values = {name: written[name] for name in SAVED}
@@ -137,9 +160,10 @@ class Guard:
 class GuardedModel(torch.nn.Module):
     """Wraps a `transformers` causal LM; `generate` and calls corrupt the prompts that are flagged.
 
-    Everything else (`config`, `device`, ...) is the wrapped model's; `to`, `eval` and the like
-    return the guarded one. A batch may hold flagged and other prompts: the others' rows get, bit
-    for bit, what the plain model gives them in that batch.
+    `ATTRIBUTES` (`config`, `device`, ...) are the wrapped model's, its other methods are not here;
+    `to`, `eval` and the like return the guarded one. The guard's classifier runs on the device of
+    the model's embeddings, so that times compare like with like. A batch may hold flagged and
+    other prompts: the others' rows get, bit for bit, what the plain model gives them in that batch.
 
     Args:
         model: a causal LM with an input-embedding module.
@@ -170,7 +194,12 @@ class GuardedModel(torch.nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(self.model, name)
+            if name in ATTRIBUTES:
+                return getattr(self.model, name)
+            raise AttributeError(
+                f"A guarded model has no '{name}', which the guard would not see: call `generate` "
+                "or the model itself, or take the attribute from the model before you wrap it."
+            ) from None
 
     def plan(self, prompts: Rows) -> list[Part]:
         """Return what is corrupted of the prompts that are flagged.
@@ -180,11 +209,15 @@ class GuardedModel(torch.nn.Module):
 
         Raises:
             CompanionError: a prompt that is empty, in an unseen script, or flagged without a token
-                to corrupt.
+                to corrupt; or not a flag for each.
         """
+        self.guard.classifier.to(self.model.get_input_embeddings().weight.device)
         texts = [question_text(self.tokenizer, row, self.frame) for row in prompts]
+        flags = np.asarray(self.judge(texts))
+        if flags.shape != (len(texts),):
+            raise CompanionError(f"The judge gives {flags.size} flags for {len(texts)} prompts.")
         parts: list[Part] = []
-        for row in np.flatnonzero(self.judge(texts)).tolist():
+        for row in np.flatnonzero(flags).tolist():
             places = chosen_tokens(self.tokenizer, prompts[row], self.frame, self.guard.ner)
             if not places:
                 raise CompanionError(
@@ -202,20 +235,26 @@ class GuardedModel(torch.nn.Module):
             input_ids: int64 [B, T]; padded on the left, if at all.
             attention_mask: [B, T], 0 on padding; None: the tokenizer's padding token is, unless
                 it is the end token too.
-            options: of transformers' `generate`.
+            options: of transformers' `generate`, those that `GENERATION` names; None counts as
+                not given.
 
         Returns:
             int64 [B, T + answer], or what the options ask for.
 
         Raises:
-            CompanionError: as in `plan`; or the corruption overflows; or the model did not read
-                the embeddings that were to be corrupted. Then nothing is answered.
+            CompanionError: as in `plan`; or an option by which other text than `input_ids` could
+                be read or written; or a mask that hides more than special tokens; or the
+                corruption overflows; or the model did not read the embeddings that were to be
+                corrupted. Then nothing is answered, nor does a streamer get a token.
         """
+        config = options.get("generation_config")
+        _refuse_unjudged(options, GENERATION)
+        _refuse_unjudged(config.to_diff_dict() if config else {}, GENERATION)
         pad, mask = self.tokenizer.pad_token_id, attention_mask
         if mask is None and pad not in (None, self.tokenizer.eos_token_id):
             mask = input_ids != pad
         options |= {"input_ids": input_ids, "attention_mask": attention_mask}
-        with self._corrupting(input_ids, _visible(input_ids, mask)):
+        with self._corrupting(input_ids, self._visible(input_ids, mask)):
             return self.model.generate(**options)
 
     def forward(self, input_ids: torch.Tensor, prompts: Rows | None = None, **options: Any) -> Any:
@@ -224,15 +263,21 @@ class GuardedModel(torch.nn.Module):
         Args:
             input_ids: int64 [B, T], a prompt with its answer a row; or one packed row, [1, L].
             prompts: the places of each prompt's tokens, one entry for each row, or for each
-                prompt of a packed row. Default: every token belongs to its row's prompt, except
+                prompt of a packed row; for scoring: the other tokens are the caller's answers and
+                are not judged. None or empty: every token belongs to its row's prompt, except
                 those that a mask [B, T] among the options hides.
-            options: of the wrapped model's forward.
+            options: of the wrapped model's forward, those that `FORWARD` names; beside prompts
+                also masks of any shape and `packed_lengths`.
 
         Raises:
-            CompanionError: as in `generate`.
+            CompanionError: as in `generate`; or not a prompt for each row.
         """
-        if prompts is None:
-            prompts = _visible(input_ids, options.get("attention_mask"))
+        _refuse_unjudged(options, FORWARD | {"packed_lengths"} if prompts else FORWARD)
+        if not prompts:
+            mask, positions = map(options.get, ("attention_mask", "position_ids"))
+            prompts = self._visible(input_ids, mask, positions)
+        if len(input_ids) not in (1, len(prompts)):
+            raise CompanionError(f"There are {len(input_ids)} rows and {len(prompts)} prompts.")
         with self._corrupting(input_ids, prompts):
             return self.model(input_ids=input_ids, **options)
 
@@ -261,12 +306,42 @@ class GuardedModel(torch.nn.Module):
             done = True
             return self.corrupted(output, parts, output.shape[0] // rows)
 
-        with self.model.get_input_embeddings().register_forward_hook(hook):
+        def require(*_: Any) -> None:
+            if not done:
+                raise CompanionError(
+                    "The model never looked up its embeddings, so no token was corrupted: nothing "
+                    "is answered."
+                )
+
+        whole = getattr(self.model, "get_base_model", lambda: self.model)()  # PEFT generates by it
+        embeddings = self.model.get_input_embeddings()
+        with embeddings.register_forward_hook(hook), whole.register_forward_hook(require):
             yield
-        if not done:
+        require()
+
+    def _visible(
+        self, input_ids: torch.Tensor, mask: torch.Tensor | None, positions: Any = None
+    ) -> list[list[int]]:
+        """Return the places of each row's tokens that no mask [B, T] hides.
+
+        Raises:
+            CompanionError: a mask of another shape, or one that hides other than special tokens,
+                whose own rows the model reads all the same; or positions that do not rise, by
+                which it reads another text than stands there.
+        """
+        mask = torch.ones_like(input_ids) if mask is None else mask.to(input_ids.device)
+        special = set(self.tokenizer.all_special_ids)
+        if mask.shape != input_ids.shape or set(input_ids[mask == 0].tolist()) - special:
             raise CompanionError(
-                "The model never looked up its embeddings, so no token was corrupted: no answer."
+                "The attention mask must have the shape of input_ids and hide padding alone: the "
+                "guard judges all that the model reads."
             )
+        places = [torch.nonzero(row)[:, 0].tolist() for row in mask]
+        if positions is not None:
+            rows = zip(positions.expand_as(input_ids), places)
+            if not all((row[own].diff() > 0).all() for row, own in rows):
+                raise CompanionError("position_ids must rise along a prompt: leave them out.")
+        return places
 
     def _flagged(self, input_ids: torch.Tensor, places: Rows) -> list[Part]:
         """Return the flagged prompts of a batch; `places` are those of each prompt's tokens."""
@@ -291,20 +366,20 @@ class GuardedModel(torch.nn.Module):
                 changed[copy] = corrupt(changed[copy], chosen, kind.name, strength, kind.dims, seed)
         return changed
 
-    def save_pretrained(self, folder: Path) -> None:
+    def save_pretrained(self, folder: Path | str) -> None:
         """Write the guard, not the model: safetensors and JSON, no pickle."""
         width = self.model.get_input_embeddings().weight.shape[-1]
         self.guard.save(folder, frame=(self.frame.before, self.frame.after), width=width)
 
     @classmethod
-    def from_pretrained(cls, folder: Path, model: Any, tokenizer: Any) -> "GuardedModel":
+    def from_pretrained(cls, folder: Path | str, model: Any, tokenizer: Any) -> "GuardedModel":
         """Put a saved guard in front of the model that it was made for.
 
         Raises:
             CompanionError: as in `Guard.load`; or a model with embeddings of another width.
         """
         guard, width = Guard.load(folder), model.get_input_embeddings().weight.shape[-1]
-        written = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        written = json.loads((Path(folder) / DESCRIPTION).read_text(encoding="utf-8"))
         if written["width"] != width:
             raise CompanionError(
                 f"The guard in {folder} was made for embeddings of width {written['width']}, and "
@@ -313,8 +388,9 @@ class GuardedModel(torch.nn.Module):
         return cls(model, tokenizer, guard, Frame(*map(tuple, written["frame"])))
 
 
-def _visible(input_ids: torch.Tensor, mask: torch.Tensor | None) -> list[list[int]]:
-    """Return the places of each row's tokens that no mask [B, T] hides."""
-    if mask is None or mask.dim() != 2:
-        mask = torch.ones_like(input_ids)
-    return [torch.nonzero(row)[:, 0].tolist() for row in mask]
+def _refuse_unjudged(options: dict[str, Any], known: frozenset[str]) -> None:
+    for name in sorted({name for name, value in options.items() if value is not None} - known):
+        raise CompanionError(
+            f"A guarded model takes no '{name}': by it a text could be read or written that the "
+            "guard never judged. Leave it out, and give the whole prompt as input_ids."
+        )

@@ -32,13 +32,14 @@ PROBES = (*string.printable.strip(), *WORDS, *map(str.title, WORDS))
 """Questions that begin and end in many ways, by which a template shows itself."""
 
 
-def load_ner(folder: Path) -> NamesIn:
+def load_ner(folder: Path, device: Any = "cpu") -> NamesIn:
     """Return what finds entities of any kind by a token classifier; the paper's bert-base-NER.
 
-    It reads texts of any length, on the CPU. The released code takes any entity too.
+    It reads texts of any length. The released code takes any entity too.
 
     Args:
         folder: local; nothing is fetched.
+        device: where it runs. Default: the CPU.
 
     Raises:
         CompanionError: no such model, or one that was not trained to find names.
@@ -49,7 +50,7 @@ def load_ner(folder: Path) -> NamesIn:
             f"The model in {folder} was not trained to find names, as dslim/bert-base-NER was."
         )
     stride = min(NER_STRIDE, tokenizer.model_max_length // 4)
-    options = {"aggregation_strategy": "simple", "stride": stride, "device": "cpu"}
+    options = {"aggregation_strategy": "simple", "stride": stride, "device": device}
     finder = hf.pipeline("token-classification", model=model, tokenizer=tokenizer, **options)
     return functools.partial(names_in, finder)
 

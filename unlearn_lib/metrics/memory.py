@@ -5,6 +5,10 @@ with the true ones. Membership inference scores answers: higher means more likel
 members are the positive class. Open-unlearning's scores are losses, so theirs are these with the
 sign turned. The scores take, for each of n answers, the log-probability of its tokens in nats: n
 arrays [t], t >= 1, at most 0. They return float64 [n].
+
+An answer's tokens are all that are scored, the end of the text included: not to stop is a
+difference too. Open-unlearning leaves the last one out of exact memorisation, extraction strength,
+Min-K and Min-K++; leave it out of every row to get its numbers.
 """
 
 import zlib
@@ -59,8 +63,9 @@ def extraction_strength(matches: Sequence[ArrayLike]) -> np.ndarray:
 
     1 - k/L, with k the fewest answer tokens that must be given, after the prompt, for the model's
     most likely tokens to be right to the end (Carlini et al. 2021, as used in the field). 1 when
-    the prompt alone suffices, 0 when even the last token is wrong; open-unlearning's code has a
-    floor of 1/L instead.
+    the prompt alone suffices, 0 when even the last token is wrong. open-unlearning's code has a
+    floor of 1/L instead, and leaves the end token out: where all is right but the end, its score
+    is 1 and this one 0.
 
     Args:
         matches: for each of n answers bool [L], L >= 1: at each answer token whether the model's
@@ -77,8 +82,8 @@ def _right_end(matches: Sequence[bool]) -> float:
 def exact_memorisation(matches: Sequence[ArrayLike]) -> np.ndarray:
     """Return the share of each answer's tokens that are the model's most likely ones, float64 [n].
 
-    As in open-unlearning (memorization.py). Unlike `extraction_strength` it counts right tokens
-    wherever they are.
+    As in open-unlearning (memorization.py), which leaves the end token out. Unlike
+    `extraction_strength` it counts right tokens wherever they are.
 
     Args:
         matches: as in `extraction_strength`.
@@ -114,7 +119,8 @@ def zlib_score(log_probabilities: Sequence[ArrayLike], texts: Sequence[str]) -> 
 def min_k_score(log_probabilities: Sequence[ArrayLike], k: float = K) -> np.ndarray:
     """Return the mean log-probability of an answer's least likely tokens (Shi et al. 2024).
 
-    A text that was trained on has few surprising tokens.
+    A text that was trained on has few surprising tokens. The end token counts, as it does not in
+    open-unlearning.
 
     Args:
         log_probabilities: as in `loss_score`.
@@ -136,7 +142,8 @@ def min_k_plus_plus_score(
     """Return `min_k_score` of standardised log-probabilities (Min-K%++, Zhang et al. 2024).
 
     Each token's is (log p - μ) / σ, with μ and σ the mean and standard deviation of the
-    log-probability of a token drawn from the model's own distribution at that place.
+    log-probability of a token drawn from the model's own distribution at that place. The end token
+    counts, as it does not in open-unlearning.
 
     Args:
         log_probabilities: as in `loss_score`.

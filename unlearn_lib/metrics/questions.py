@@ -134,9 +134,13 @@ def entailed(scores: ArrayLike, rouge: ArrayLike, threshold: float = 0.5) -> np.
 def choice_right(losses: ArrayLike, right: ArrayLike) -> np.ndarray:
     """Return each question's credit, float64 [n]: 1 where the right choice is the likeliest.
 
-    The likeliest choice has the lowest loss (ECO's "top prob"). Where m choices tie for it, the
-    right one among them counts 1/m, as guessing between them would; the released code takes the
-    first. The mean is the accuracy, 1/k at chance.
+    The likeliest choice has the lowest loss. Where m choices tie for it, the right one among them
+    counts 1/m, as guessing between them would; the released code takes the first. The mean is the
+    accuracy, 1/k at chance.
+
+    ECO's released code does not score WMDP and MMLU so: it lists the choices in the prompt and
+    takes the highest logit among the letters A to D ("top logit"). Its "top prob", for other
+    benchmarks, takes a choice's loss per token: a sum, as in task science, favours short choices.
 
     Args:
         losses: of each choice in nats, [n, k]; summed over its tokens in task science.

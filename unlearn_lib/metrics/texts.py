@@ -5,6 +5,7 @@ Every function takes texts or token rows, and returns an array with one value fo
 
 import functools
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -13,7 +14,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from unlearn_lib.data.questions import holds, words_of
 from unlearn_lib.util import CompanionError
 
 REPEATED_WORDS = 3
@@ -38,6 +38,20 @@ REFUSAL = re.compile(
 """A refusal opens with one of these."""
 REFUSAL_LIKENESS = 0.6
 """An answer with at least this ROUGE-L to any refusal of the data counts as a refusal."""
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+)
+"""Thai, Lao, Burmese, Khmer, Japanese and Chinese put no spaces between words."""
+CODES = (*range(0x300, 0xFE00), *range(0xFE20, 0x1F000))  # all but the variation selectors
+MARKS = "".join(sign for sign in map(chr, CODES) if unicodedata.category(sign)[0] == "M")
+"""Accents, and vowel signs of Indian and other scripts: part of the letter before."""
+WORD = re.compile(rf"[^\W_](?:[^\W_]|[{MARKS}])*")
+ENGLISH = frozenset(
+    "the of and to that with for from by his her this it you are was is about than how where what "
+    "when which should could would have has had were they their we our your my but not".split()
+)
+"""English prose has one of these in every four words or so; most other languages hardly any."""
 Rows: TypeAlias = Sequence[Any] | np.ndarray
 
 
@@ -53,12 +67,65 @@ def each(score: Callable[..., Any], *columns: Rows, dtype: type = float) -> np.n
     return np.array([score(*row) for row in zip(*columns)], dtype=dtype)
 
 
+def _spaced(text: str) -> str:
+    return re.sub(rf"([{UNSPACED}][{MARKS}]*)", r" \1 ", text)
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a text in lower case, without punctuation, ligatures spelt out.
+
+    Where a script puts no spaces between words (`UNSPACED`), each character is a word.
+    """
+    return [unicodedata.normalize("NFKC", word).lower() for word in WORD.findall(_spaced(text))]
+
+
+def rouge_words(text: str) -> list[str]:
+    """Return the words of a text as ROUGE compares them: of ASCII those of rouge-score, stemmed.
+
+    A word with any other letter stays whole. rouge-score itself knows a-z and 0-9 alone: of
+    «Brontë» it takes «bront», of Vietnamese single letters, of Russian the years only.
+    """
+    from rouge_score.tokenizers import DefaultTokenizer
+
+    stemmed = DefaultTokenizer(use_stemmer=True).tokenize
+    return [part for word in words(text) for part in (stemmed(word) if word.isascii() else [word])]
+
+
+def looks_english(text: str) -> bool:
+    """Return whether a text may be English, by its letters and its commonest words.
+
+    Not so: more than a quarter of the letters are not a to z, or of fifteen words or more fewer
+    than one in twenty is of `ENGLISH`. A short text in those letters always may be.
+    """
+    plain = [character.isascii() for character in text if character.isalpha()]
+    if 4 * sum(plain) < 3 * len(plain):
+        return False
+    row = words(text)
+    return len(row) < 15 or 20 * sum(word in ENGLISH for word in row) >= len(row)
+
+
+SAID: set[str] = set()
+"""Readers of English of which `say_unread` has spoken."""
+
+
+def say_unread(reader: str, texts: Sequence[str]) -> None:
+    """Print, once for each reader, how many texts do not look English, which it alone reads.
+
+    The texts are scored all the same: a model that broke may answer in any script, and a run must
+    not die of it. But what a reader of English says of another language means nothing.
+    """
+    if reader not in SAID and (count := len(texts) - sum(map(looks_english, texts))):
+        SAID.add(reader)
+        print(f"{count} of {len(texts)} texts do not look English: do not trust {reader} on them.")
+
+
 def refusals(texts: Sequence[str]) -> np.ndarray:
-    """Return which answers open as a refusal, bool [n].
+    """Return which answers open as a refusal, bool [n], in English; others are said (printed).
 
     Raises:
         CompanionError: a single string.
     """
+    say_unread("the list of refusals", texts)
     return each(_opens_as_refusal, texts, dtype=bool)
 
 
@@ -98,7 +165,8 @@ def degenerate(texts: Sequence[str]) -> np.ndarray:
 def _is_degenerate(text: str) -> bool:
     if not any(character.isalnum() for character in text):
         return True
-    words = re.findall(r"[\w']+", text.lower())
+    spaced = _spaced(text.lower())
+    words = re.findall(rf"[\w'{MARKS}]+", spaced)
     if len(words) >= REPEATED_WORDS and len(set(words)) == 1:
         return True
     if _loops("".join(text.lower().split())):
@@ -106,8 +174,10 @@ def _is_degenerate(text: str) -> bool:
     if len(words) < RATIO_MINIMUM_WORDS:
         return False
     trigrams = list(zip(words, words[1:], words[2:]))
+    few = len(set(words)) / len(words) < UNIQUE_WORD_SHARE
     return (
-        len(set(words)) / len(words) < UNIQUE_WORD_SHARE
+        few
+        and spaced == text.lower()  # characters recur in any prose, words do not
         or len(set(trigrams)) / len(trigrams) < UNIQUE_TRIGRAM_SHARE
     )
 
@@ -127,8 +197,8 @@ def rouge_l(references: Sequence[str], texts: Sequence[str]) -> np.ndarray:
 def rouge_l_recall(references: Sequence[str], texts: Sequence[str]) -> np.ndarray:
     """Return the share of the reference's words in the longest subsequence shared with the text.
 
-    Google's rouge-score with stemming, as TOFU and ECO compute it. Only a-z and 0-9 count, so
-    other scripts score 0.
+    Google's rouge-score with stemming, as TOFU and ECO compute it, on `rouge_words`: to the bit the
+    same for ASCII, where rouge-score drops every other letter.
 
     Args:
         references, texts: [n] each, same order.
@@ -144,10 +214,9 @@ def rouge_l_recall(references: Sequence[str], texts: Sequence[str]) -> np.ndarra
 
 def _rouge_l(part: str, references: Sequence[str], texts: Sequence[str]) -> np.ndarray:
     from rouge_score.rouge_scorer import RougeScorer
-    from rouge_score.tokenizers import DefaultTokenizer
 
     # Cached, because texts recur: every answer is compared with every refusal.
-    tokenizer = SimpleNamespace(tokenize=functools.cache(DefaultTokenizer(True).tokenize))
+    tokenizer = SimpleNamespace(tokenize=functools.cache(rouge_words))
     scorer = RougeScorer(["rougeL"], tokenizer=tokenizer)
     return each(lambda *pair: getattr(scorer.score(*pair)["rougeL"], part), references, texts)
 
@@ -155,8 +224,9 @@ def _rouge_l(part: str, references: Sequence[str], texts: Sequence[str]) -> np.n
 def bleu(references: Sequence[str], texts: Sequence[str]) -> np.ndarray:
     """Return BLEU / 100 of each text against its reference, float64 [n], 0 to 1.
 
-    sacrebleu's sentence BLEU (13a tokens, exponential smoothing, effective order). Arora et al.
-    2024 report BLEU and do not say which; their released code computes none.
+    sacrebleu's sentence BLEU (13a tokens, exponential smoothing, effective order), characters of
+    `UNSPACED` scripts as words. Arora et al. 2024 report BLEU and do not say which; their released
+    code computes none.
 
     Raises:
         CompanionError: lengths differ, or a single string.
@@ -164,17 +234,19 @@ def bleu(references: Sequence[str], texts: Sequence[str]) -> np.ndarray:
     from sacrebleu import BLEU
 
     score = BLEU(effective_order=True).sentence_score
-    scores = each(lambda reference, text: score(text, [reference]).score, references, texts)
+    scores = each(
+        lambda reference, text: score(_spaced(text), [_spaced(reference)]).score, references, texts
+    )
     return np.clip(scores / 100, 0.0, 1.0)
 
 
 def meteor(references: Sequence[str], texts: Sequence[str]) -> np.ndarray:
     """Return METEOR without synonyms of each text against its reference, float64 [n], 0 to 1.
 
-    nltk's single_meteor_score (α .9, β 3, γ .5) on lower-cased words of any script, punctuation
-    left out. A word matches itself, then one with the same Porter stem. ECO's released code also
-    matches WordNet's synonyms, which no package carries, and counts punctuation marks as words: its
-    scores differ somewhat. Identical texts of m words score 1 - 1/(2m³), so a single word .5.
+    nltk's single_meteor_score (α .9, β 3, γ .5) on `words` of any script, without punctuation. A
+    word matches itself, then one with the same Porter stem. ECO's released code also matches
+    WordNet's synonyms, which no package carries, and counts punctuation marks as words: its scores
+    differ somewhat. Identical texts of m words score 1 - 1/(2m³), so a single word .5.
 
     Raises:
         CompanionError: lengths differ, or a single string.
@@ -184,7 +256,7 @@ def meteor(references: Sequence[str], texts: Sequence[str]) -> np.ndarray:
 
     no_synonyms = SimpleNamespace(synsets=lambda word: ())  # WordNet would have to be downloaded
     score = functools.partial(single_meteor_score, stemmer=PorterStemmer(), wordnet=no_synonyms)
-    return each(lambda *pair: score(*map(words_of, pair)), references, texts)
+    return each(lambda *pair: score(*map(words, pair)), references, texts)
 
 
 def cosine_rows(first: ArrayLike, second: ArrayLike) -> np.ndarray:
@@ -249,7 +321,7 @@ def leak(texts: Sequence[str], facts: Sequence[str]) -> np.ndarray:
     """Return which answers hold the fact: all its words, whole and in a row; bool [n].
 
     Case, accents and punctuation make no difference: «Charlotte Bronte, in 1847!» holds «Brontë»
-    and «1847», and not «184».
+    and «1847», and not «184». Words are those of `words`, so «首都は東京です» holds «東京».
 
     Args:
         texts, facts: answers, and the words to look for, [n] each, same order.
@@ -259,6 +331,14 @@ def leak(texts: Sequence[str], facts: Sequence[str]) -> np.ndarray:
             answer would hold.
     """
     for row, fact in enumerate(facts):
-        if not words_of(fact):
+        if not words(fact):
             raise CompanionError(f"The fact in row {row} has no word: say what to look for.")
-    return each(holds, texts, facts, dtype=bool)
+    return each(_holds, texts, facts, dtype=bool)
+
+
+def _holds(text: str, fact: str) -> bool:
+    from sklearn.feature_extraction.text import strip_accents_unicode
+
+    plain = (words(strip_accents_unicode(each.casefold())) for each in (text, fact))
+    whole, part = (f" {' '.join(row)} " for row in plain)
+    return part in whole

@@ -5,6 +5,7 @@ that has ended leaves the batch.
 """
 
 from collections.abc import Sequence
+from itertools import groupby, takewhile
 
 import torch
 from tqdm import tqdm
@@ -40,7 +41,7 @@ def continuations(
 ) -> list[list[int]]:
     """Return the greedy continuation of each prompt as token ids, in the order of the prompts.
 
-    An end token and what pads after it are cut off.
+    An end token (`LanguageModel.ends`) and what pads after it are cut off.
 
     Args:
         prompts: token ids.
@@ -48,6 +49,8 @@ def continuations(
         batch_size: prompts a forward; longest first, so that too large a batch fails at once.
         share: read what a batch's prompts begin with once, and take out answers that have ended.
             A guard reads every prompt whole and in one call, so compare times with `share` off.
+            So does a model with padded rows (`attention.settle_attention`), as its prompts may
+            not be padded on the left: its batches hold prompts of one length.
 
     Raises:
         CompanionError: a prompt and its answer do not fit the model's context, or a prompt is
@@ -61,8 +64,11 @@ def continuations(
             )
     order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
     results: dict[int, list[int]] = {}
-    for start in tqdm(range(0, len(order), batch_size), desc="answers", leave=False, disable=None):
-        places = order[start : start + batch_size]
+    padded = getattr(language_model.model, "padded", False)
+    groups = groupby(order, lambda place: len(prompts[place]) if padded else 0)
+    sets = [list(places) for _, places in groups]
+    batches = [own[i : i + batch_size] for own in sets for i in range(0, len(own), batch_size)]
+    for places in tqdm(batches, desc="answers", leave=False, disable=None):
         rows = _generate(language_model, [prompts[place] for place in places], new_tokens, share)
         results |= zip(places, rows, strict=True)
     return [results[place] for place in range(len(prompts))]
@@ -71,9 +77,9 @@ def continuations(
 def _generate(
     language_model: LanguageModel, prompts: Prompts, new_tokens: int, share: bool
 ) -> list[list[int]]:
-    """Answer one batch. A guard or a recurrent state needs every prompt in one piece."""
+    """Answer one batch. A guard, a window or a recurrent state needs every prompt in one piece."""
     tokenizer, model = language_model.tokenizer, language_model.model
-    if getattr(model, "guarded", False) or getattr(model, "_is_stateful", False):
+    if any(getattr(model, name, False) for name in ("guarded", "padded", "_is_stateful")):
         share = False
     width, pad = max(map(len, prompts)), tokenizer.pad_token_id
     shared = min(shared_start(prompts), min(map(len, prompts)) - 1) if share else 0
@@ -87,10 +93,10 @@ def _generate(
         model(tokens[:1, :shared], past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache.batch_repeat_interleave(len(prompts))
     at_once = TOKENS_AT_ONCE if share else new_tokens
-    end = tokenizer.eos_token_id
+    ends = language_model.ends
     results: list[list[int]] = [[] for _ in prompts]
     open_places = list(range(len(prompts)))
-    special = special_ids(tokenizer)
+    special = special_ids(tokenizer) | {"eos_token_id": ends}
     greedy = GenerationConfig(do_sample=False, return_dict_in_generate=True, **special)
     for start in range(0, new_tokens, at_once):
         greedy.max_new_tokens = min(at_once, new_tokens - start)
@@ -103,10 +109,10 @@ def _generate(
         tokens, cache = output.sequences, output.past_key_values
         for place, row in zip(open_places, tokens[:, width:].tolist(), strict=True):
             results[place] = row
-        going = [i for i, place in enumerate(open_places) if end not in results[place]]
+        going = [i for i, place in enumerate(open_places) if not set(ends) & set(results[place])]
         if not going or not share:
             break
         open_places = [open_places[i] for i in going]
         tokens, mask = tokens[going], mask[going]
         cache.batch_select_indices(going)
-    return [row[: row.index(end)] if end in row else row for row in results]
+    return [list(takewhile(lambda token: token not in ends, row)) for row in results]

@@ -5,6 +5,8 @@ weights with the adapter switched off (`reference`).
 """
 
 import contextlib
+import functools
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +17,14 @@ import torch
 import transformers as hf
 from filelock import FileLock
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from tokenizers import ByteLevelBPETokenizer
 
 from unlearn_lib.assets import Asset, cache_folder, require_space
+from unlearn_lib.model.attention import settle_attention
 from unlearn_lib.model.packing import PACKED
-from unlearn_lib.model.tokens import special_ids
+from unlearn_lib.model.tokens import end_ids, special_ids
 from unlearn_lib.settings import LoraSettings, ModelSettings, Precision
 from unlearn_lib.util import CompanionError, digest
 
@@ -45,6 +49,11 @@ class LanguageModel:
         """The longest input in tokens; the tokenizer's limit where the model states none."""
         stated = getattr(self.model.config, "max_position_embeddings", None)
         return int(stated or self.tokenizer.model_max_length)
+
+    @functools.cached_property
+    def ends(self) -> list[int]:
+        """The tokens that end an answer (`tokens.end_ids`)."""
+        return end_ids(self.tokenizer, getattr(self.model, "generation_config", None))
 
 
 def choose_device(device: str) -> torch.device:
@@ -95,11 +104,12 @@ def load(asset: Asset, settings: ModelSettings, device: str = "auto") -> Languag
         device: `auto`, `cpu` or `cuda`.
 
     Raises:
-        CompanionError: no such device, or files that transformers cannot read.
+        CompanionError: no such device, files that transformers cannot read, a tokenizer
+            without an end token, or as in `attention.settle_attention`.
     """
     place = choose_device(device)
     dtype = choose_precision(settings.precision, place)
-    options: dict[str, Any] = {"attn_implementation": PACKED, "weights_only": True}
+    options: dict[str, Any] = {"trust_remote_code": False, "weights_only": True}
     options["dtype"] = torch.float32 if settings.lora is None else dtype
     if settings.quantization != "none":
         eight = settings.quantization == "8bit"
@@ -110,10 +120,22 @@ def load(asset: Asset, settings: ModelSettings, device: str = "auto") -> Languag
         options["quantization_config"] = config
     with _explained(f"The model '{asset.id}' from {asset.source}", "fetch or make it again"):
         tokenizer = hf.AutoTokenizer.from_pretrained(asset.folder, trust_remote_code=False)
-        load_model = hf.AutoModelForCausalLM.from_pretrained
-        model = load_model(asset.folder, trust_remote_code=False, **options)
+        load_model = functools.partial(hf.AutoModelForCausalLM.from_pretrained, asset.folder)
+        try:
+            model = load_model(attn_implementation=PACKED, **options)
+        except UNREADABLE:  # Falcon, GPT-J and GPT-Neo know no attention but their own
+            model = load_model(**options)
+    for part in model.modules():  # bitsandbytes' NF4 repacked for a CPU is wrong under an adapter
+        if hasattr(part, "support_avx512bf16_for_cpu"):
+            part.support_avx512bf16_for_cpu = False
+    if tokenizer.eos_token_id is None:
+        raise CompanionError(
+            f"The tokenizer of '{asset.id}' has no end token, so no answer would end; set "
+            "'eos_token' in its tokenizer_config.json."
+        )
     if settings.quantization == "none":
         model.to(place)
+    model.generation_config.forced_eos_token_id = None  # BART's: it replaces an answer's last token
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     hardware = {
@@ -123,7 +145,10 @@ def load(asset: Asset, settings: ModelSettings, device: str = "auto") -> Languag
         "quantization": settings.quantization,
         "weights_from": asset.source,
     }
-    return LanguageModel(model.eval(), tokenizer, hardware)
+    language_model = LanguageModel(model.eval(), tokenizer, hardware)
+    hardware["rows"] = settle_attention(model, tokenizer, language_model.context, asset.id)
+    hardware["answers_end_at"] = " ".join(tokenizer.convert_ids_to_tokens(language_model.ends))
+    return language_model
 
 
 def load_chain(
@@ -136,7 +161,8 @@ def load_chain(
     """Load what a chain of runs made of a model: base weights, adapters, or whole weights.
 
     A run that trained all weights replaces everything before it. Every adapter but the last is
-    added to the weights before the next one is put on.
+    added to the weights before the next one is put on. Quantised weights would round much of it
+    away, so there it stays beside them.
 
     Args:
         asset: the weights that the first run began with.
@@ -178,10 +204,12 @@ def load_adapter(
         folder: what `save` wrote.
         trainable: keep it in float32 and open it for training; else it is fixed and held in the
             model's precision.
-        merge: add it to the weights, so that a new adapter can be put on top.
+        merge: make it part of the model, so that a new adapter can be put on top: it is added to
+            the weights, or stays beside those that are quantised.
 
     Raises:
-        CompanionError: the adapter file is missing, truncated, altered or of another model.
+        CompanionError: the adapter file is missing, truncated, altered or of another model; or it
+            is to be added to tied weights.
     """
     model = language_model.model
     with _explained(f"The adapter in {folder}", "delete that folder and run again"):
@@ -191,14 +219,53 @@ def load_adapter(
         adapted = PeftModel.from_pretrained(
             model, folder, autocast_adapter_dtype=trainable, is_trainable=trainable
         )
-    language_model.model = adapted.merge_and_unload() if merge else adapted.eval()
+    language_model.model = _merged(adapted) if merge else adapted.eval()
+
+
+def _merged(adapted: Any) -> Any:
+    """Add an adapter to the weights; return the model without it.
+
+    What an adapter adds to int8 or NF4 weights is below their steps and would be lost, so it
+    stays beside them, in a hook that no later adapter, saving or `reference` touches.
+    """
+    _refuse_tied(adapted)
+    for layer in (part for part in adapted.modules() if isinstance(part, LoraLayer)):
+        base = layer.get_base_layer()
+        if base.weight.is_floating_point():
+            layer.merge()
+            continue
+        name = layer.active_adapters[0]
+        parts = (layer.lora_A[name], layer.lora_B[name], layer.scaling[name])
+        base.register_forward_hook(functools.partial(_add_product, *parts))
+    return adapted.unload()
+
+
+def _add_product(lora_a: Any, lora_b: Any, scaling: float, _: Any, inputs: Any, output: Any) -> Any:
+    """Forward hook of a layer: what PEFT's own adapter computes."""
+    product = lora_b(lora_a(inputs[0].to(lora_a.weight.dtype))) * scaling
+    return output + product.to(output.dtype)
+
+
+def _refuse_tied(adapted: Any) -> None:
+    """Refuse an adapter on a weight that two layers share: adding it would change both."""
+    names = defaultdict(list)
+    for name, parameter in adapted.named_parameters(remove_duplicate=False):
+        names[id(parameter)].append(name)
+    shared = [name for group in names.values() if len(group) > 1 for name in group]
+    tied = [name.split(".")[-3] for name in shared if name.endswith(".base_layer.weight")]
+    if tied:
+        raise CompanionError(
+            f"'lora.targets' names '{tied[0]}', whose weights another layer of this model shares "
+            "(tied embeddings), so the adapter cannot be added to them: leave it out."
+        )
 
 
 def make_trainable(language_model: LanguageModel, settings: ModelSettings, seed: int) -> None:
     """Add a LoRA adapter in float32, drawn from `seed`, or open all weights for training.
 
     Raises:
-        CompanionError: all weights of a quantised model, or blocks that the model does not have.
+        CompanionError: all weights of a quantised model, blocks that the model does not have, or
+            an adapter on tied embeddings.
     """
     hf.set_seed(seed)
     model = language_model.model
@@ -214,6 +281,7 @@ def make_trainable(language_model: LanguageModel, settings: ModelSettings, seed:
         model.activation_checkpointing_enable()
     if settings.lora is not None:
         language_model.model = get_peft_model(model, _lora_config(settings.lora, model))
+        _refuse_tied(language_model.model)
 
 
 def _lora_config(settings: LoraSettings, model: Any) -> LoraConfig:

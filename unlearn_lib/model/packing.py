@@ -8,10 +8,11 @@ The released code of Arora et al. pads, and averages over the padding.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -112,16 +113,47 @@ def packed_logits(model: Any, packed: Packed) -> Tensor:
     """Run one packed row; return logits [N, vocabulary] at the scored places only.
 
     A model from `loading.load` attends within each example only; another one computes the whole
-    row's attention and masks it, which gives the same logits. A model behind a guard is told
-    which tokens are prompts.
+    row's attention and masks it, which gives the same logits. One that cannot read packed rows
+    (`attention.settle_attention`) reads a padded row for each answer. A model behind a guard is
+    told which tokens are prompts.
     """
+    output, rows, places = _run(model, packed, packed.predictors)
+    return output.logits.squeeze(0) if rows is None else output.logits[rows, places]
+
+
+def _run(model: Any, packed: Packed, logits_at: Tensor) -> tuple[Any, Tensor | None, Tensor]:
+    """Run a model; return its output, and rows (None: one packed row) and places of what is scored.
+
+    Args:
+        logits_at: where a packed row's logits are asked for; padded rows give all.
+    """
+    if getattr(model, "padded", False):
+        return _run_padded(model, packed)
     names = ("input_ids", "position_ids", "attention_mask")
     options: dict[str, Any] = {name: getattr(packed, name).to(model.device) for name in names}
-    options["logits_to_keep"] = packed.predictors.to(model.device)
+    options["logits_to_keep"] = logits_at.to(model.device)
     if getattr(model, "guarded", False):
         options["prompts"] = packed.prompts
     output = model(use_cache=False, packed_lengths=packed.lengths, **options)
-    return output.logits.squeeze(0)
+    return output, None, packed.predictors.to(model.device)
+
+
+def _run_padded(model: Any, packed: Packed) -> tuple[Any, Tensor, Tensor]:
+    """Run each answer as a row of its own, padded on the right, by the model's own attention."""
+    mask, count = packed.attention_mask[0, 0], int(packed.rows.max()) + 1
+    last = [packed.predictors[packed.rows == row].max() for row in range(count)]
+    seen = [mask[place].nonzero()[:, 0] for place in last]
+    ids = pad_sequence([packed.input_ids[0, places] for places in seen], batch_first=True)
+    real = pad_sequence([torch.ones_like(places) for places in seen], batch_first=True)
+    pairs = zip(packed.rows.tolist(), packed.predictors)
+    places = torch.stack([torch.searchsorted(seen[row], place) for row, place in pairs])
+    options: dict[str, Any] = {"input_ids": ids, "attention_mask": real}
+    options = {name: values.to(model.device) for name, values in options.items()}
+    if getattr(model, "guarded", False):
+        rows = [places.tolist() for places in seen]
+        own = [next(p for p in packed.prompts if p[-1] in row) for row in rows]
+        options["prompts"] = [range(len(prompt)) for prompt in own]
+    return model(**options), packed.rows.to(model.device), places.to(model.device)
 
 
 def packed_activations(model: Any, packed: Packed, layer: int) -> Tensor:
@@ -142,9 +174,9 @@ def packed_activations(model: Any, packed: Packed, layer: int) -> Tensor:
     blocks = next(part for part in lists if len(part) == count)
     outputs: list[Any] = []
     with blocks[layer].register_forward_hook(lambda block, _, output: outputs.append(output)):
-        packed_logits(model, replace(packed, predictors=packed.predictors[:1]))
+        _, rows, places = _run(model, packed, packed.predictors[:1])
     states = outputs[0] if isinstance(outputs[0], Tensor) else outputs[0][0]
-    return states[0, packed.predictors.to(states.device)]
+    return states[0 if rows is None else rows.to(states.device), places.to(states.device)]
 
 
 def packed_attention(

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from os.path import commonprefix
 from typing import Any
 
+from jinja2 import TemplateError
+
 from unlearn_lib.util import CompanionError
 
 Tokens = tuple[int, ...]
@@ -52,6 +54,40 @@ def special_ids(tokenizer: Any) -> dict[str, int]:
     return {name: getattr(tokenizer, name) for name in names}
 
 
+def end_ids(tokenizer: Any, generation_config: Any = None) -> list[int]:
+    """Return the tokens that end an answer, in ascending order.
+
+    They are the tokenizer's end token, those of the model's `generation_config` (one or several),
+    and what ends a turn in the chat template (Gemma's `<end_of_turn>`, Phi's `<|end|>`).
+    """
+    stated = getattr(generation_config, "eos_token_id", None)
+    stated = stated if isinstance(stated, list) else [stated]
+    ends = {tokenizer.eos_token_id, *stated, _turn_end(tokenizer)}
+    return sorted(token for token in ends if token is not None)
+
+
+def _turn_end(tokenizer: Any) -> int | None:
+    """The first special token after an answer in the chat template; None where there is none."""
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+    except TemplateError:  # it takes other roles; then its turns are not known
+        return None
+    tokens = tokenizer(text.rpartition("Because.")[2], add_special_tokens=False)["input_ids"]
+    added = tokenizer.added_tokens_decoder
+    return next((token for token in tokens if token in added and added[token].special), None)
+
+
+def text_prefix(tokenizer: Any) -> Tokens:
+    """What a tokenizer puts before every text (OPT's `</s>`), without what it puts behind it."""
+    whole, body = (tokenizer("a", add_special_tokens=own)["input_ids"] for own in (True, False))
+    starts = range(len(whole) - len(body) + 1)
+    start = next((i for i in starts if whole[i : i + len(body)] == body), 0)
+    return tuple(whole[:start])
+
+
 def _require_fit(names: str, tokens: int, context: int) -> None:
     if tokens > context:
         raise CompanionError(
@@ -87,7 +123,9 @@ class TextEncoder:
     def _prompt(self, question: str) -> Tokens:
         question = self.before + question
         if self.template != "chat":
-            return tuple(self.tokenizer(QUESTION_ANSWER.format(question=question))["input_ids"])
+            text = QUESTION_ANSWER.format(question=question)
+            tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            return (*text_prefix(self.tokenizer), *tokens)
         turns = [{"role": "user", "content": question}]
         text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -153,7 +191,7 @@ class PassageEncoder:
     @functools.cached_property
     def prefix(self) -> Tokens:
         """What the tokenizer puts before every text."""
-        return tuple(self.tokenizer("")["input_ids"])
+        return text_prefix(self.tokenizer)
 
     def tokens(self, text: str) -> list[int]:
         """The tokens of a text, nothing added."""

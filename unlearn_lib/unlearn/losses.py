@@ -10,8 +10,11 @@ Every loss is called as `loss(logits, labels, rows, reference, beta)`:
     beta: the temperature of preference losses, and what wga and undial say.
 
 A loss that needs no reference or no beta takes and ignores them. Each returns a scalar in nats,
-computed in float32. A mean over answers is a mean of per-answer means, as in the papers: a long
-answer weighs no more than a short one.
+computed in float32. A mean over answers is a mean of per-answer means: a long answer weighs no
+more than a short one. So it is in the released code of Arora et al., but for its padding. That of
+Yuan et al. 2025 (GA, GD, IDK, mismatch, ME) and open-unlearning (GA, GD, WGA) takes one mean over
+the batch's answer tokens, where each answer weighs as much as it is long; for answers of one length
+both are the same. Losses of summed NLLs (npo, dpo, answer_preservation) are as theirs.
 
 Losses over pairs (answer_preservation, dpo) take two answers to each question, one behind the
 other: row 2i is the answer in the data, row 2i + 1 the refusal ("I don't know").
@@ -93,6 +96,8 @@ def gradient_descent(logits: Tensor, labels: Tensor, rows: Tensor, *_: Any) -> T
     """Cross-entropy of the answers: GD on retain rows, the random mismatch L_rdn on forget rows.
 
     L_rdn = 1/|Y_rdn| sum over y in Y_rdn of CE(y | x_fgt) (Arora et al. 2024; Yao et al. 2023).
+    IDK is this loss of refusals. Yuan et al. 2025 and open-unlearning take the mean over the
+    batch's tokens: see the module.
     """
     return answer_nll(logits, labels, rows).mean()
 
@@ -101,7 +106,9 @@ def gradient_ascent(logits: Tensor, labels: Tensor, rows: Tensor, *_: Any) -> Te
     """Negated cross-entropy of the forget answers: L_fgt = -CE(y_fgt | x_fgt) (GA).
 
     The released code of Arora et al. skips the first answer token, scores padding as zero and
-    counts it in the mean.
+    counts it in the mean. Yuan et al. 2025 and open-unlearning take the mean over the batch's
+    tokens: of two answers that cost 2 and 1 nats per token and are 1 and 9 tokens long, -1.1
+    instead of -1.5.
     """
     return -answer_nll(logits, labels, rows).mean()
 
@@ -208,6 +215,12 @@ def activation_distance(
     Here `logits` are the activations a of one layer, float [N, d], and `reference` is their
     target, [N, d] or what broadcasts to it: the steering vector c u on forget rows, the original
     model's activations on retain rows (Li et al. 2024). `labels` do not matter.
+
+    The places are those that predict the scored tokens: from the prompt's last token to the
+    answer's last but one. open-unlearning takes the places of the scored tokens themselves, one to
+    the right, so that it moves the end token's activation and not the prompt's last; it also
+    divides each answer's sum by every length of the batch in turn. Li et al.'s own code takes
+    every place of a text.
     """
     distance = (logits.float() - reference.detach().float()).square().mean(-1)
     return per_row(distance, rows).mean()

@@ -11,6 +11,7 @@ prompts, rows to keep, and retain rows.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unlearn_lib.model.loading import reference
+from unlearn_lib.model import scoring
+from unlearn_lib.model.loading import LanguageModel, reference
 from unlearn_lib.model.packing import Packed, pack, packed_activations, packed_logits
 from unlearn_lib.model.tokens import Example, Tokens
 from unlearn_lib.settings import MethodSettings
@@ -86,6 +88,41 @@ class Step:
             roles += [role] * sum(len(example.answers) for example in getattr(self, role))
         return roles
 
+    def parts(self, settings: MethodSettings) -> Iterator["Part"]:
+        """Deal the rows to `accumulate` smaller steps, or fewer, so that their losses add up.
+
+        Every loss is a mean over the answers of its role (or over pairs of them). A part's weights
+        are the settings' times its share of the answers, so the sum of the parts' losses and its
+        gradient are the step's, however many rows a part has.
+        """
+        names, whole = (*ROLES, *(["before"] if self.before else [])), self._sizes()
+        for place in range(settings.accumulate):
+            rows = {name: getattr(self, name)[place :: settings.accumulate] for name in names}
+            part = replace(self, **rows)
+            shares = {key: size / whole[key] for key, size in part._sizes().items() if size}
+            weights = {f"{role}_weight": shares[role] for role in ROLES if role in shares}
+            weights = {name: getattr(settings, name) * share for name, share in weights.items()}
+            if part.examples:
+                yield part, settings.model_copy(update=weights), shares
+
+    def _sizes(self) -> dict[str, int]:
+        """How many values a mean is over: answers of a role; scored forget tokens of `entropy`."""
+        prompts = sum(len(row.prompt) - 1 for row in self.forget if row.score_prompt)
+        tokens, answers = sum(len(row.answers[0]) for row in self.forget), Counter(self.roles())
+        return {**answers, "forget_nll": answers[FORGET], "entropy": prompts + tokens}
+
+    def reads_original(self, method: Method) -> bool:
+        """Whether a loss compares with the outputs of the original model for the step's rows."""
+        roles = [FORGET, KEEP, RETAIN]
+        if method.steers or (method.forget is losses.npo and self.before is not None):
+            roles.remove(FORGET)
+        losses_of_rows = {getattr(method, role) for role in roles if getattr(self, role)}
+        return bool(losses_of_rows & NEEDS_REFERENCE) and not method.to_itself
+
+
+Part = tuple[Step, MethodSettings, dict[str, float]]
+"""Some of a step's rows, settings with their weights, and by which shares their terms add up."""
+
 
 def epoch_steps(rows: Sequence[Example], size: int, random: np.random.Generator) -> list[Step]:
     """Deal all rows once, in a new order, as the retain rows of steps of so many rows."""
@@ -124,6 +161,15 @@ def draw_steps(pools: Pools, method: Method, settings: MethodSettings, seed: int
         )
         steps.append(step)
     return steps
+
+
+def rescored(model: Any, steps: Sequence[Step]) -> list[Step]:
+    """Return steps whose `before`, where they have it, is what this model says."""
+    own = [[replace(r, answers=r.answers[:1]) for r in s.forget if s.before] for s in steps]
+    rows = list(dict.fromkeys(row for group in own for row in group))
+    nll = dict(zip(rows, scoring.score(LanguageModel(model, None), rows).nll.tolist(), strict=True))
+    now = (tuple(nll[row] for row in group) or None for group in own)
+    return [replace(step, before=before) for step, before in zip(steps, now, strict=True)]
 
 
 def _endless(count: int, random: np.random.Generator) -> Iterator[int]:

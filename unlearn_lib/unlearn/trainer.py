@@ -13,6 +13,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -29,13 +30,13 @@ from unlearn_lib.model.generate import continuations
 from unlearn_lib.model.loading import LanguageModel, save
 from unlearn_lib.model.tokens import Example
 from unlearn_lib.settings import MemoriseSettings, MethodSettings, TeachSettings
-from unlearn_lib.unlearn.methods import GD, NEEDS_REFERENCE, Method
-from unlearn_lib.unlearn.steps import Pools, Step, draw_steps, epoch_steps, step_terms
+from unlearn_lib.unlearn.methods import GD, Method
+from unlearn_lib.unlearn.steps import Pools, Step, draw_steps, epoch_steps, rescored, step_terms
 from unlearn_lib.util import CompanionError
 
 TEACH = Method("teach", "cross-entropy on the answers", **GD)
-SNAPSHOT_EVERY_STEP_BELOW = 50_000_000
 LAST_GOOD = "last_good.safetensors"
+PARTIAL = "last_good.partial"
 CHECKPOINT_EPOCHS = 2
 VERBATIM_TOKENS = 20
 """A continuation that shares a run of so many tokens with the true text is verbatim."""
@@ -67,18 +68,22 @@ class _StopTraining(Exception):
 
 
 class UnlearnTrainer(Trainer):
-    """A Trainer whose loss is a method's weighted sum over one packed row per step."""
+    """A Trainer whose loss is a method's weighted sum over a step's rows, packed part by part."""
 
-    terms: Callable[[Step], tuple[torch.Tensor, dict[str, float]]]
+    terms: Callable[[Step, MethodSettings], tuple[torch.Tensor, dict[str, float]]]
     settings: MethodSettings
     on_step: OnStep | None
     good: dict[str, torch.Tensor]
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], **_: Any) -> torch.Tensor:
-        """Compute one step's loss, log its terms, and stop when a limit is passed."""
-        loss, report = self.terms(inputs["step"])
-        number = self.state.global_step
-        cap = self.settings.forget_loss_cap
+    def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
+        """Add up the gradients of a step's parts, log its terms, stop when a limit is passed."""
+        number, step, loss = self.state.global_step, inputs["step"], torch.zeros(())
+        if step is not self.train_dataset[number]:
+            raise CompanionError(f"Step {number} got the rows of another: start one process alone.")
+        self.report: dict[str, float] = {}
+        for part in step.parts(self.settings):
+            loss = super().training_step(model, {"part": part}, *rest) + loss
+        report, cap = self.report, self.settings.forget_loss_cap
         if not math.isfinite(report["total"]):
             raise _StopTraining(f"the loss was {report['total']} at step {number}")
         if report.get("forget_nll", 0.0) > cap:
@@ -90,16 +95,24 @@ class UnlearnTrainer(Trainer):
             self.on_step(report)
         return loss
 
+    def compute_loss(self, model: Any, inputs: dict[str, Any], **_: Any) -> torch.Tensor:
+        """Compute the loss of a part of a step, and add its terms to the step's report."""
+        part, settings, shares = inputs["part"]
+        loss, report = self.terms(part, settings)
+        for key, value in report.items():
+            self.report[key] = self.report.get(key, 0) + value * shares.get(key, 1)
+        return loss
+
     def remember(self) -> None:
-        """Copy the weights of a step whose loss was within bounds; of large models, not of all."""
-        small = self.get_num_trainable_parameters() < SNAPSHOT_EVERY_STEP_BELOW
-        every = 1 if small else self.settings.checkpoint_every
-        if not self.good or self.state.global_step % every == 0:
-            self.good = {
-                name: parameter.detach().to("cpu", copy=True).contiguous()
-                for name, parameter in self.model.named_parameters()
-                if parameter.requires_grad
-            }
+        """Copy the weights of a step whose loss was within bounds to the CPU, at every step.
+
+        It costs the trained weights once more in CPU memory (7 billion in float32: 28 GB), and
+        the time of copying them there.
+        """
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
+                self.good.setdefault(name, empty).copy_(parameter.detach())
 
     def check_weights(self) -> None:
         """Refuse weights that the last step made infinite: no loss has seen them."""
@@ -110,16 +123,19 @@ class UnlearnTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Keep the last good state with the checkpoint: the next loss may be out of bounds.
 
-        The file is there, whole, once all of the checkpoint is.
+        The file is there, whole, once all of the checkpoint is; until then `PARTIAL` is.
         """
-        super()._save_checkpoint(model, trial)
         checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        save_file(self.good, checkpoint / "partial")
-        (checkpoint / "partial").rename(checkpoint / LAST_GOOD)
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        (checkpoint / PARTIAL).touch()
+        super()._save_checkpoint(model, trial)
+        save_file(self.good, checkpoint / PARTIAL)
+        (checkpoint / PARTIAL).rename(checkpoint / LAST_GOOD)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self.good = load_file(Path(resume_from_checkpoint) / LAST_GOOD)
+        weights = load_file(Path(resume_from_checkpoint) / LAST_GOOD)
+        self.good = {name: weight.clone() for name, weight in weights.items()}
 
 
 class _Clock(TrainerCallback):
@@ -153,28 +169,39 @@ def unlearn(
         pools: tokenised rows.
         seed: decides the rows of every step and the dropout.
         folder: where checkpoints lie while the run is under way; an interrupted run that is
-            called again with the same folder goes on from the last whole checkpoint.
+            called again with the same folder goes on from the last whole checkpoint. At the end
+            they are removed, and the folder with them if nothing else lies in it.
         on_step: called with each step's report, for a live curve.
-        steps: the rows of every step, where they are not to be drawn from `pools`.
-        frozen: the original model, where it is not `language_model` without its adapter.
+        steps: the rows of every step, where they are not to be drawn from `pools`. Under autocast
+            (all weights trained in bfloat16) `before` is scored anew, at that precision.
+        frozen: the original model, where it is not `language_model` without its adapter. It
+            computes at the precision of the model in training.
         callbacks: more of Trainer's callbacks, such as one that ends training.
 
     Raises:
-        CompanionError: a needed set is empty, or the first loss is already out of bounds.
+        CompanionError: a needed set is empty, the first loss is already out of bounds, the folder
+            has others' checkpoints, `steps` are too many or too few, or there are more processes.
     """
     model = language_model.model
+    drawn = draw_steps(pools, method, settings, seed) if steps is None else list(steps)
+    if len(drawn) != settings.steps:
+        asked, there = settings.steps, len(drawn)
+        raise CompanionError(f"'steps' is {asked}, but rows are given for {there}: set it to that.")
     trainer = UnlearnTrainer(
         model=model,
         args=_arguments(language_model, settings, seed, folder),
-        train_dataset=draw_steps(pools, method, settings, seed) if steps is None else list(steps),
+        train_dataset=drawn,
         data_collator=lambda batch: {"step": batch[0]},
         callbacks=[_Clock(), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
-    needs_original = {method.retain, method.forget, method.keep} & NEEDS_REFERENCE
-    if frozen is None and needs_original and not isinstance(model, PeftModel):
+    is_read = any(step.reads_original(method) for step in drawn)
+    if frozen is None and is_read and not isinstance(model, PeftModel):
         frozen = copy.deepcopy(model).eval().requires_grad_(False)
-    trainer.terms = lambda step: step_terms(model, step, method, settings, frozen)
+    if trainer.accelerator.native_amp:  # Trainer lets only the model in training autocast
+        frozen = frozen and _as_trained(frozen, trainer.accelerator)
+        trainer.train_dataset = rescored(_as_trained(model.eval(), trainer.accelerator), drawn)
+    trainer.terms = lambda part, weighted: step_terms(model, part, method, weighted, frozen)
     trainer.settings, trainer.on_step, trainer.good = settings, on_step, {}
     stopped = None
     try:
@@ -185,13 +212,22 @@ def unlearn(
             raise CompanionError(
                 f"'{method.name}' diverged before its first step ({reason}); raise forget_loss_cap."
             ) from reason
+        model.zero_grad()
         model.load_state_dict(trainer.good, strict=False)
         stopped = f"stopped: {reason}; the last good state was kept"
         print(f"{settings.label or method.name}: {stopped}")
-    shutil.rmtree(folder, ignore_errors=True)
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    with suppress(OSError):  # there is more in it, or nothing was written
+        folder.rmdir()
     model.eval()
     history = [row for row in trainer.state.log_history if "total" in row]
     return Outcome(history, stopped, language_model.hardware)
+
+
+def _as_trained(model: Any, accelerator: Any) -> Any:
+    """Return the same weights in a model that computes as in training: under its autocast."""
+    return accelerator.prepare_model(copy.copy(model), device_placement=False, evaluation_mode=True)
 
 
 def _arguments(
@@ -199,7 +235,7 @@ def _arguments(
 ) -> TrainingArguments:
     hardware = language_model.hardware
     bfloat16 = hardware["precision_asked"] == "bfloat16" and hardware["device"] == "cuda"
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=settings.steps,
         per_device_train_batch_size=1,
@@ -218,10 +254,21 @@ def _arguments(
         logging_strategy="no",
         disable_tqdm=True,
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # else DataParallel, which loses rows
+    return arguments
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:
-    """Return the newest checkpoint that was written to its end, or None to start afresh."""
+    """Return the newest checkpoint that was written to its end, or None to start afresh.
+
+    Raises:
+        CompanionError: one was not written here: Trainer would delete it to make room.
+    """
+    for checkpoint in folder.glob("checkpoint-*"):
+        if not any((checkpoint / name).exists() for name in (PARTIAL, LAST_GOOD)):
+            raise CompanionError(
+                f"{checkpoint} is no checkpoint of this package and might be deleted: move it away."
+            )
     whole = [file.parent for file in folder.glob(f"checkpoint-*/{LAST_GOOD}")]
     newest = max(whole, key=lambda checkpoint: int(checkpoint.name.split("-")[1]), default=None)
     return str(newest) if newest else None
