@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from unlearn_lib.data import people, questions, tofu
+from unlearn_lib.data import people, tofu
 from unlearn_lib.data.authors import ATTRIBUTES, phrasings, write_authors
 from unlearn_lib.data.questions import Question, folded, read_questions, read_table, refuse_overlap
+from unlearn_lib.data.words import holds
 from unlearn_lib.settings import AuthorsData, PeopleData
 from unlearn_lib.util import EMBEDDED, CompanionError
 
@@ -210,7 +211,7 @@ def test_facts_of_an_author_agree_and_wrong_answers_are_wrong() -> None:
             assert row.subject == row.cluster == author.name
             assert row.short == facts[ATTRIBUTES[place]] and row.short in row.answer
             assert row.question in wordings[place] and len(set(row.perturbed_answer)) == 5
-            assert not any(questions.holds(wrong, row.short) for wrong in row.perturbed_answer)
+            assert not any(holds(wrong, row.short) for wrong in row.perturbed_answer)
     with pytest.raises(CompanionError, match="2520 authors and 14 questions"):
         write_authors(2521, 0)
 
@@ -307,7 +308,7 @@ def test_own_files_are_read(tmp_path: Path) -> None:
     ],
 )
 def test_an_answer_is_right_that_holds_the_short_one(short: str, answer: str, right: bool) -> None:
-    assert questions.holds(answer, short) is right
+    assert holds(answer, short) is right
 
 
 @pytest.mark.parametrize(

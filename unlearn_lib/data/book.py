@@ -19,8 +19,8 @@ import numpy as np
 from unlearn_lib.data.draws import shuffled
 from unlearn_lib.data.harm import normal_questions
 from unlearn_lib.data.prose import load_prose
-from unlearn_lib.data.questions import runs_of
 from unlearn_lib.data.reading import BookText, Chapter, read_book
+from unlearn_lib.data.words import runs_of
 from unlearn_lib.settings import BookData
 from unlearn_lib.util import EMBEDDED, CompanionError
 

@@ -26,8 +26,9 @@ from unlearn_lib.data.authors import phrasings, write_authors
 from unlearn_lib.data.draws import one, shuffled
 from unlearn_lib.data.harm import normal_questions
 from unlearn_lib.data.people import load_people
-from unlearn_lib.data.questions import Question, folded, read_pools, runs_of
+from unlearn_lib.data.questions import Question, folded, read_pools
 from unlearn_lib.data.tofu import QuestionSplits, numbers_of_authors
+from unlearn_lib.data.words import runs_of
 from unlearn_lib.settings import AuthorsData
 from unlearn_lib.util import CompanionError
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from unlearn_lib.data.questions import Question, Questions, holds, read_questions
+from unlearn_lib.data.questions import Question, Questions, read_questions
+from unlearn_lib.data.words import holds
 from unlearn_lib.settings import PeopleData
 from unlearn_lib.util import EMBEDDED, CompanionError
 

@@ -225,30 +225,6 @@ def row_key(question: Question) -> tuple[str, str]:
     return folded(question.question), folded(question.answer)
 
 
-def words_of(text: str) -> list[str]:
-    """Return the words of a text in lower case, without punctuation, ligatures spelt out."""
-    return re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).lower())
-
-
-def runs_of(text: str, length: int) -> list[tuple[str, ...]]:
-    """Return all runs of so many words in a row."""
-    words = words_of(text)
-    return list(zip(*(words[start:] for start in range(length))))
-
-
-def holds(text: str, phrase: str) -> bool:
-    """Return whether a text holds the words of a phrase, whole and in a row.
-
-    Case, accents and punctuation make no difference: «Charlotte Bronte, in 1847!» holds «Brontë»
-    and «1847», and not «184».
-    """
-    from sklearn.feature_extraction.text import strip_accents_unicode
-
-    plain = (words_of(strip_accents_unicode(each.casefold())) for each in (text, phrase))
-    whole, part = (f" {' '.join(words)} " for words in plain)
-    return part in whole
-
-
 def _is_text(value: object) -> bool:
     """Whether a value is a text in which something can be seen."""
     blanks = "\u115f\u1160\u2800\u3164\uffa0"  # letters and signs that show nothing

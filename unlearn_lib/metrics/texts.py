@@ -5,7 +5,6 @@ Every function takes texts or token rows, and returns an array with one value fo
 
 import functools
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -14,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
+from unlearn_lib.data.words import MARKS, holds, spaced, words_of
 from unlearn_lib.util import CompanionError
 
 REPEATED_WORDS = 3
@@ -38,15 +38,6 @@ REFUSAL = re.compile(
 """A refusal opens with one of these."""
 REFUSAL_LIKENESS = 0.6
 """An answer with at least this ROUGE-L to any refusal of the data counts as a refusal."""
-UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
-    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
-)
-"""Thai, Lao, Burmese, Khmer, Japanese and Chinese put no spaces between words."""
-CODES = (*range(0x300, 0xFE00), *range(0xFE20, 0x1F000))  # all but the variation selectors
-MARKS = "".join(sign for sign in map(chr, CODES) if unicodedata.category(sign)[0] == "M")
-"""Accents, and vowel signs of Indian and other scripts: part of the letter before."""
-WORD = re.compile(rf"[^\W_](?:[^\W_]|[{MARKS}])*")
 ENGLISH = frozenset(
     "the of and to that with for from by his her this it you are was is about than how where what "
     "when which should could would have has had were they their we our your my but not".split()
@@ -67,18 +58,6 @@ def each(score: Callable[..., Any], *columns: Rows, dtype: type = float) -> np.n
     return np.array([score(*row) for row in zip(*columns)], dtype=dtype)
 
 
-def _spaced(text: str) -> str:
-    return re.sub(rf"([{UNSPACED}][{MARKS}]*)", r" \1 ", text)
-
-
-def words(text: str) -> list[str]:
-    """Return the words of a text in lower case, without punctuation, ligatures spelt out.
-
-    Where a script puts no spaces between words (`UNSPACED`), each character is a word.
-    """
-    return [unicodedata.normalize("NFKC", word).lower() for word in WORD.findall(_spaced(text))]
-
-
 def rouge_words(text: str) -> list[str]:
     """Return the words of a text as ROUGE compares them: of ASCII those of rouge-score, stemmed.
 
@@ -88,7 +67,8 @@ def rouge_words(text: str) -> list[str]:
     from rouge_score.tokenizers import DefaultTokenizer
 
     stemmed = DefaultTokenizer(use_stemmer=True).tokenize
-    return [part for word in words(text) for part in (stemmed(word) if word.isascii() else [word])]
+    parts = (stemmed(word) if word.isascii() else [word] for word in words_of(text))
+    return [word for part in parts for word in part]
 
 
 def looks_english(text: str) -> bool:
@@ -100,7 +80,7 @@ def looks_english(text: str) -> bool:
     plain = [character.isascii() for character in text if character.isalpha()]
     if 4 * sum(plain) < 3 * len(plain):
         return False
-    row = words(text)
+    row = words_of(text)
     return len(row) < 15 or 20 * sum(word in ENGLISH for word in row) >= len(row)
 
 
@@ -165,8 +145,8 @@ def degenerate(texts: Sequence[str]) -> np.ndarray:
 def _is_degenerate(text: str) -> bool:
     if not any(character.isalnum() for character in text):
         return True
-    spaced = _spaced(text.lower())
-    words = re.findall(rf"[\w'{MARKS}]+", spaced)
+    characters = spaced(text.lower())
+    words = re.findall(rf"[\w'{MARKS}]+", characters)
     if len(words) >= REPEATED_WORDS and len(set(words)) == 1:
         return True
     if _loops("".join(text.lower().split())):
@@ -177,7 +157,7 @@ def _is_degenerate(text: str) -> bool:
     few = len(set(words)) / len(words) < UNIQUE_WORD_SHARE
     return (
         few
-        and spaced == text.lower()  # characters recur in any prose, words do not
+        and characters == text.lower()  # characters recur in any prose, words do not
         or len(set(trigrams)) / len(trigrams) < UNIQUE_TRIGRAM_SHARE
     )
 
@@ -235,7 +215,7 @@ def bleu(references: Sequence[str], texts: Sequence[str]) -> np.ndarray:
 
     score = BLEU(effective_order=True).sentence_score
     scores = each(
-        lambda reference, text: score(_spaced(text), [_spaced(reference)]).score, references, texts
+        lambda reference, text: score(spaced(text), [spaced(reference)]).score, references, texts
     )
     return np.clip(scores / 100, 0.0, 1.0)
 
@@ -256,7 +236,7 @@ def meteor(references: Sequence[str], texts: Sequence[str]) -> np.ndarray:
 
     no_synonyms = SimpleNamespace(synsets=lambda word: ())  # WordNet would have to be downloaded
     score = functools.partial(single_meteor_score, stemmer=PorterStemmer(), wordnet=no_synonyms)
-    return each(lambda *pair: score(*map(words, pair)), references, texts)
+    return each(lambda *pair: score(*map(words_of, pair)), references, texts)
 
 
 def cosine_rows(first: ArrayLike, second: ArrayLike) -> np.ndarray:
@@ -321,7 +301,7 @@ def leak(texts: Sequence[str], facts: Sequence[str]) -> np.ndarray:
     """Return which answers hold the fact: all its words, whole and in a row; bool [n].
 
     Case, accents and punctuation make no difference: «Charlotte Bronte, in 1847!» holds «Brontë»
-    and «1847», and not «184». Words are those of `words`, so «首都は東京です» holds «東京».
+    and «1847», and not «184». Words are those of `words_of`, so «首都は東京です» holds «東京».
 
     Args:
         texts, facts: answers, and the words to look for, [n] each, same order.
@@ -331,14 +311,6 @@ def leak(texts: Sequence[str], facts: Sequence[str]) -> np.ndarray:
             answer would hold.
     """
     for row, fact in enumerate(facts):
-        if not words(fact):
+        if not words_of(fact):
             raise CompanionError(f"The fact in row {row} has no word: say what to look for.")
-    return each(_holds, texts, facts, dtype=bool)
-
-
-def _holds(text: str, fact: str) -> bool:
-    from sklearn.feature_extraction.text import strip_accents_unicode
-
-    plain = (words(strip_accents_unicode(each.casefold())) for each in (text, fact))
-    whole, part = (f" {' '.join(row)} " for row in plain)
-    return part in whole
+    return each(holds, texts, facts, dtype=bool)

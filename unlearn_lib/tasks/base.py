@@ -24,8 +24,7 @@ from unlearn_lib.unlearn.trainer import OnStep
 
 BASE, TARGET, RETAIN_MODEL = "base", "target", "retain_model"
 PREFIX_TOKENS = 96
-sentence_encoder = functools.cache(judges.sentence_encoder)
-"""From a model's folder to its encoder, loaded once."""
+loaded_encoder = functools.cache(judges.sentence_encoder)
 Lessons = list[list[Example]]
 """What a model is taught, as token ids: a list of examples for each time through."""
 Own = list[Any] | None
@@ -227,6 +226,11 @@ class Task:
     def sentence_data(self) -> dict[str, str]:
         """The sha256 of the sentence encoder."""
         return {"encoder": assets.find_model(self.settings.evaluation.encoder).sha256}
+
+
+def sentence_encoder(folder: Path) -> judges.Encoder:
+    """The encoder of a model's folder, loaded once, when it is given its first text."""
+    return lambda texts: loaded_encoder(folder)(texts)
 
 
 def behind(model: LanguageModel, guard: Guard, frame: Frame, **more: Any) -> LanguageModel:

@@ -16,7 +16,8 @@ from scipy import stats
 from unlearn_lib import assets, evaluation, judges
 from unlearn_lib.data import authors, people, tofu
 from unlearn_lib.data.guard_prompts import GuardPrompts, entity_prompts
-from unlearn_lib.data.questions import Question, Questions, holds
+from unlearn_lib.data.questions import Question, Questions
+from unlearn_lib.data.words import holds
 from unlearn_lib.entailment import TrainedJudge, training_pairs
 from unlearn_lib.evaluation import FORGET, HOLDOUT, RETAIN, Item, Record, Values
 from unlearn_lib.metrics import questions, texts
