@@ -11,15 +11,7 @@ seed, and a guard that fails answers nothing. What could read or write tokens th
 (embeddings, a filled cache, a second prompt, forced tokens) is refused: arguments, settings and
 attributes go to the wrapped model only if a list names them.
 
-Tried on tiny random models of these kinds (`generate` in mixed batches, and forward passes of one
-prompt a row work on all of them):
-
-| kinds | packed scoring |
-|---|---|
-| OPT, GPT-2, GPT-NeoX, Llama, Mistral, Qwen 2, Qwen 3 | works |
-| Gemma 3, Phi, Phi-3, Falcon, OLMo, OLMo 2 | works |
-| BLOOM, MPT, Mamba | cannot: they take no attention mask of the caller's own |
-| Gemma 2 | cannot: its attention caps the scores, which the packed one does not |
+Which models can be measured, packed or padded, is in docs/architectures.md.
 
 A mixture of experts gives unflagged rows what the plain model gives up to rounding only, as its
 experts multiply all rows together. A model that reads token ids elsewhere too (Gemma 3n) would see
