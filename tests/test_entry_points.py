@@ -60,6 +60,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(command_line, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("UNLEARN_MIRROR", str(tmp_path / "mirror"))
+    (tmp_path / "mirror").mkdir()
     monkeypatch.chdir(tmp_path)
     shutil.copytree(PROFILES, tmp_path / "profiles")
     for name, content in FILES.items():
