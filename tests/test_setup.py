@@ -111,5 +111,7 @@ def test_a_path_of_a_book_may_hold_any_sign(tmp_path: Path) -> None:
         f"READY={tmp_path / '.ready'}",
         f"PY={sys.executable}",
     ]
-    done = subprocess.run(["make", "-s", "status", *words], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        ["make", "-s", "status", *words], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0 and "profile smoke-book-a-home" in done.stdout, done.stderr
