@@ -94,8 +94,30 @@ def test_every_model_is_asked_the_same(task: str, split: str, finished: Finished
         assert not (method == "base" and compared)
         questions = rows.groupby("metric")["item"].agg(set)
         assert all(each <= set(rows["item"]) for each in questions)
-    asked = frame.groupby("method")["item"].agg(frozenset)
+    searched = (
+        finished.experiments[task].task.searched_keys if "eco" in set(frame["method"]) else ()
+    )
+    asked = frame[~frame["item"].isin(searched)].groupby("method")["item"].agg(frozenset)
     assert len(set(asked)) == 1, "the same questions, whatever the model"
+
+
+@pytest.mark.parametrize("task", ["authors", "science"])
+def test_a_guard_is_evaluated_on_what_its_search_never_asked(task: str, finished: Finished) -> None:
+    experiment = finished.experiments[task].task
+    questions = experiment.sets("")["forget"]
+    searched = experiment.searched_keys
+    assert 0 < len(searched) <= len(questions) / 2
+    forget = finished.items[task].query("split == 'forget'")
+    asked = {name: set(rows["item"]) for name, rows in forget.groupby("method")}
+    assert asked["eco"] and not asked["eco"] & searched
+    for name in set(asked) - {"eco"}:
+        assert asked[name] == asked["eco"] | searched
+
+
+def test_the_search_reads_passages_of_a_book_that_nobody_is_asked(finished: Finished) -> None:
+    book = finished.experiments["book"].task
+    _, evaluated = book.passages("forget")
+    assert not book.searched_keys & {key for _, key in evaluated}
 
 
 def test_items_hold_no_text(items: Items) -> None:

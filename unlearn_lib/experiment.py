@@ -15,7 +15,7 @@ from typing import Any, cast
 import pandas as pd
 
 from unlearn_lib import assets
-from unlearn_lib.evaluation import Item, Record, single
+from unlearn_lib.evaluation import FORGET, Item, Record, single
 from unlearn_lib.guard.model import Guard
 from unlearn_lib.model.loading import LanguageModel
 from unlearn_lib.results import COLUMNS
@@ -134,6 +134,9 @@ class Experiment(Stages):
             base = before.read("record.json") if before else None
             items = self.task.measure(now.read("record.json"), base)
             items += [Item(*row) for run in extra for row in run.result["items"]]
+            if name == ECO and self.settings.guards.eco.strength is None:
+                seen = self.task.searched_keys
+                items = [each for each in items if each.split != FORGET or each.item not in seen]
             items += self._costs(name, part)
             return {"items": [each._replace(condition=each.condition or part) for each in items]}
 

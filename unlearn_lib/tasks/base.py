@@ -191,6 +191,14 @@ class Task:
         """The chat template around a question."""
         return Frame.of(self.encoder.prompt)
 
+    @property
+    def searched_keys(self) -> set[str]:
+        """Items to forget that the search of a strength reads: the guard is not evaluated on them.
+
+        The released code searches on what it evaluates (test accuracy of WMDP).
+        """
+        raise NotImplementedError
+
     def aim(self, model: LanguageModel) -> Any:
         """What the search of a strength aims at: what the target does where it knows nothing."""
         raise NotImplementedError

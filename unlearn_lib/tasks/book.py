@@ -121,13 +121,18 @@ class Book(Task):
         if split == GENERAL:
             prose = [row for text in self.data.held_out_prose for row in cut([text])[:1]]
             return prose, evaluation.text_keys(self.encoder.text(row.prompt) for row in prose)
-        pairs: list[tuple[Example, Key]] = []
+        drawn = sorted(self._shuffled(split)[:most])
+        return [row for _, row, _ in drawn], [key for _, _, key in drawn]
+
+    def _shuffled(self, split: str) -> list[tuple[int, Example, Key]]:
+        """Every passage of a split with its place and key, in the order of the split's seed."""
+        rows: list[tuple[int, Example, Key]] = []
         for number, text in enumerate(self.chapters(split)):
-            for row in cut([text]):
-                pairs.append((row, (f"{split} {number}", item_id(f"{split} {len(pairs)}"))))
-        order = np.random.default_rng(self.settings.data.split_seed).permutation(len(pairs))
-        drawn = [pairs[place] for place in sorted(order[:most])]
-        return [row for row, _ in drawn], [key for _, key in drawn]
+            for row in self.encoder.passages([text]):
+                key = (f"{split} {number}", item_id(f"{split} {len(rows)}"))
+                rows.append((len(rows), row, key))
+        order = np.random.default_rng(self.settings.data.split_seed).permutation(len(rows))
+        return [rows[place] for place in order]
 
     def own_answers(self, method: MethodSettings) -> Callable[[LanguageModel], list[Any]] | None:
         if not self.data.questions:
@@ -257,15 +262,26 @@ class Book(Task):
         most = self.settings.guards.eco.classifier.most
         return passage_prompts(forget, others, self.data.prose, self.general, asked, most=most)
 
+    @property
+    def searched(self) -> list[tuple[int, Example, Key]]:
+        """The passages to forget that the search reads: at most half, evaluated ones last."""
+        rows = self._shuffled(FORGET)
+        return rows[::-1][: min(self.settings.guards.eco.search.questions, len(rows) // 2 or 1)]
+
+    @property
+    def searched_keys(self) -> set[str]:
+        return {item for _, _, (_, item) in self.searched}
+
     def aim(self, model: LanguageModel) -> np.ndarray:
-        return self._memorised(model, self.data.prose)
+        most = self.settings.guards.eco.search.questions
+        return self._memorised(model, spread(self.encoder.passages(self.data.prose), most))
 
     def gap_values(self, model: LanguageModel, aim: np.ndarray) -> float:
-        return float(np.abs(self._memorised(model, self.chapters(FORGET)) - aim).mean())
+        passages = [row for _, row, _ in self.searched]
+        return float(np.abs(self._memorised(model, passages) - aim).mean())
 
-    def _memorised(self, model: LanguageModel, cut: Sequence[str]) -> np.ndarray:
-        """Mean probability and exact memorisation of a few passages of texts."""
-        most = self.settings.guards.eco.search.questions
-        scores = scoring.score(model, spread(self.encoder.passages(cut), most))
+    def _memorised(self, model: LanguageModel, passages: Sequence[Example]) -> np.ndarray:
+        """Mean probability and exact memorisation of passages."""
+        scores = scoring.score(model, passages)
         memorised = memory.exact_memorisation(scores.matches)
         return np.array([np.exp(-scores.mean).mean(), np.mean(memorised)])

@@ -73,6 +73,17 @@ class QuestionSets(Task):
     def asked(self, part: str) -> dict[str, str]:
         return {split: digest(rows) for split, rows in self.sets(part).items()}
 
+    @property
+    def searched(self) -> Questions:
+        """The questions to forget that the search of a strength asks: at most half of them."""
+        rows = self.sets("")[FORGET]
+        most = self.settings.guards.eco.search.questions
+        return tuple(spread(rows, min(most, len(rows) // 2 or 1)))
+
+    @property
+    def searched_keys(self) -> set[str]:
+        return {key for _, key in evaluation.keys_of(self.searched)}
+
 
 class QuestionTask(QuestionSets):
     """Questions that are answered in words, and judged: what the three tasks share."""
@@ -210,22 +221,20 @@ class Authors(QuestionTask):
         count = 2 * data.authors_per_task
         written = authors.write_authors(count, UNSEEN_SEED, data.questions_per_author)
         rows = [row for author in written for row in author.questions]
-        return self._scored(model, rows, 2 * self.settings.guards.eco.search.questions)
+        return self._scored(model, spread(rows, 2 * self.settings.guards.eco.search.questions))
 
     def gap_values(self, model: LanguageModel, aim: Values) -> float:
         """Mean distance in probability, in truth ratio, and as forget quality takes it."""
-        most = self.settings.guards.eco.search.questions
-        both = (self._scored(model, self.forgotten(""), most), aim)
+        both = (self._scored(model, self.searched), aim)
         probabilities = [np.exp(-values["loss_answer"]).mean() for values in both]
         ratios = [values["truth_ratio"] for values in both]
         folded = [questions.folded_truth_ratio(each, forget=True).mean() for each in ratios]
         apart = stats.ks_2samp(*ratios, method="asymp").statistic
         return float(np.mean([np.ptp(probabilities), np.ptp(folded), apart]))
 
-    def _scored(self, model: LanguageModel, rows: Sequence[Question], most: int) -> Values:
-        few = spread(rows, most)
+    def _scored(self, model: LanguageModel, rows: Sequence[Question]) -> Values:
         settings = self.settings.evaluation
-        return evaluation.score_questions(model, self.encoder, "the search", few, settings)
+        return evaluation.score_questions(model, self.encoder, "the search", rows, settings)
 
 
 class Continual(Authors):

@@ -17,7 +17,6 @@ from unlearn_lib.data.questions import Questions
 from unlearn_lib.evaluation import FORGET, GENERAL, RETAIN, Record
 from unlearn_lib.metrics import questions
 from unlearn_lib.model.loading import LanguageModel
-from unlearn_lib.tasks.base import spread
 from unlearn_lib.tasks.questions import QuestionSets
 
 
@@ -82,7 +81,7 @@ class Science(QuestionSets):
 
     def gap_values(self, model: LanguageModel, aim: float) -> float:
         """Mean distance of the right choice's share of the probability, and of accuracy."""
-        rows = spread(self.data.forget, self.settings.guards.eco.search.questions)
+        rows = self.searched
         losses, _ = evaluation.choose(model, self.encoder, rows)
         share = special.softmax(-losses, axis=1)[:, 0].mean()
         right = questions.choice_right(losses, [0] * len(rows)).mean()
