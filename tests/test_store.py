@@ -100,6 +100,47 @@ def test_an_interrupted_run_is_none_and_a_later_call_computes_afresh(tmp_path: P
     assert names == {"value.txt", "run.json", "provenance.json"}
 
 
+def swap(run: Any) -> None:
+    other = RunStore(run.folder.parents[1]).get(replace(SPEC, stage="other"), compute)
+    (run.folder / "run.json").write_text((other.folder / "run.json").read_text())
+
+
+DAMAGES: dict[str, Callable[[Any], object]] = {
+    "an altered file": lambda run: (run.folder / "value.txt").write_text("43"),
+    "a file cut short": lambda run: (run.folder / "value.txt").write_text(""),
+    "a missing file": lambda run: (run.folder / "value.txt").unlink(),
+    "one more file": lambda run: (run.folder / "model.safetensors").write_text("x"),
+    "altered provenance": lambda run: (run.folder / "provenance.json").write_text("{}"),
+    "an emptied record": lambda run: (run.folder / "run.json").write_text(""),
+    "no record": lambda run: (run.folder / "run.json").unlink(),
+    "a list for a record": lambda run: (run.folder / "run.json").write_text("[]"),
+    "an altered result": lambda run: (run.folder / "run.json").write_text(
+        (run.folder / "run.json").read_text().replace("42", "43")
+    ),
+    "another run's record": swap,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_run_is_set_aside_and_computed_again(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = RunStore(tmp_path)
+    DAMAGES[damage](runs.get(SPEC, compute))
+    assert runs.find(SPEC) is None
+    again = runs.get(SPEC, compute)
+    assert again.result["value"] == 42 and (again.folder / "value.txt").read_text() == "42"
+    assert runs.find(SPEC) and len(list(tmp_path.glob("damaged/*"))) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "(stage)" in said and "computed again" in said
+
+
+def test_what_a_system_hides_in_a_folder_is_no_damage(tmp_path: Path) -> None:
+    runs = RunStore(tmp_path)
+    (runs.get(SPEC, compute).folder / ".DS_Store").write_text("x")
+    assert runs.find(SPEC) is not None
+
+
 def test_a_resumable_run_finds_what_was_left(tmp_path: Path) -> None:
     runs = RunStore(tmp_path)
     with pytest.raises(KeyboardInterrupt):

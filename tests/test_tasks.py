@@ -103,7 +103,7 @@ def test_every_model_is_asked_the_same(task: str, split: str, finished: Finished
 
 @pytest.mark.parametrize("task", ["authors", "science"])
 def test_a_guard_is_evaluated_on_what_its_search_never_asked(task: str, finished: Finished) -> None:
-    experiment = finished.experiments[task].task
+    experiment: Any = finished.experiments[task].task
     questions = experiment.sets("")["forget"]
     searched = experiment.searched_keys
     assert 0 < len(searched) <= len(questions) / 2
@@ -115,7 +115,7 @@ def test_a_guard_is_evaluated_on_what_its_search_never_asked(task: str, finished
 
 
 def test_the_search_reads_passages_of_a_book_that_nobody_is_asked(finished: Finished) -> None:
-    book = finished.experiments["book"].task
+    book: Any = finished.experiments["book"].task
     _, evaluated = book.passages("forget")
     assert not book.searched_keys & {key for _, key in evaluated}
 

@@ -193,17 +193,18 @@ RESUMED: dict[str, Any] = {"steps": 6, "checkpoint_every": 2, "learning_rate": 1
 
 
 @lora_or_all
-@pytest.mark.parametrize("damaged, first", [(False, 4), (True, 2)])
+@pytest.mark.parametrize(
+    "damaged, first", [("", 4), (trainer.WHOLE, 2), ("optimizer.pt", 2), ("trainer_state.json", 2)]
+)
 def test_an_interrupted_run_ends_as_an_undisturbed_one(
-    damaged: bool, first: int, lora: Any, run: Any, tmp_path: Path
+    damaged: str, first: int, lora: Any, run: Any, tmp_path: Path
 ) -> None:
-    """A checkpoint that was not written to its end is passed over."""
+    """A checkpoint that was not written to its end, or was altered since, is passed over."""
     undisturbed, expected = run(**RESUMED, lora=lora)
     with pytest.raises(Interrupted):
         run(**RESUMED, lora=lora, on_step=interrupt_at(5))
     if damaged:
-        whole = tmp_path / "checkpoints" / "checkpoint-4" / trainer.LAST_GOOD
-        whole.rename(whole.with_name(trainer.PARTIAL))
+        (tmp_path / "checkpoints" / "checkpoint-4" / damaged).write_text("")
     seen: list[float] = []
     resumed, outcome = run(**RESUMED, lora=lora, on_step=lambda row: seen.append(row["step"]))
     assert seen == [*range(first, 6)]
@@ -229,7 +230,7 @@ def test_checkpoints_are_ordered_by_number(tmp_path: Path) -> None:
     assert trainer.last_whole_checkpoint(tmp_path / "nothing") is None
     for step in (8, 16, 100):
         (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / trainer.LAST_GOOD).touch()
+        (tmp_path / f"checkpoint-{step}" / trainer.WHOLE).write_text("{}")
     assert trainer.last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")
 
 

@@ -26,7 +26,7 @@ from typing import Any, Literal
 import yaml
 from filelock import FileLock
 
-from unlearn_lib.util import CompanionError
+from unlearn_lib.util import CompanionError, file_sha256
 
 SAFETENSORS = "*.safetensors"
 PICKLED = "pytorch_model*.bin"
@@ -219,27 +219,15 @@ def _files(folder: Path, patterns: Iterable[str]) -> list[Path]:
     return sorted(file for file in files if any(file.match(pattern) for pattern in patterns))
 
 
-@functools.cache
-def _sha256(path: Path, size: int, time: int) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _file_sha256(path: Path) -> str:
-    """The hex sha256 of a file, computed again only if its size or its time has changed."""
-    status = path.stat()
-    return _sha256(path, status.st_size, status.st_mtime_ns)
-
-
 def _folder_sha256(files: Iterable[Path], root: Path) -> str:
-    lines = [f"{_file_sha256(file)}  {file.relative_to(root)}" for file in sorted(files)]
+    lines = [f"{file_sha256(file)}  {file.relative_to(root)}" for file in sorted(files)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _check_files(folder: Path, digests: Mapping[str, str], owner: str) -> None:
     for name, digest in digests.items():
         path = folder / name
-        if not path.is_file() or _file_sha256(path) != digest:
+        if not path.is_file() or file_sha256(path) != digest:
             raise CompanionError(
                 f"The file {path} of {owner} is missing, truncated or altered; fetch it again."
             )
@@ -286,7 +274,7 @@ def _write_converted(gguf: Path, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as partial:
         target = Path(partial) / "whole"
         _convert_gguf(gguf, target)
-        digests = {file.name: _file_sha256(file) for file in sorted(target.iterdir())}
+        digests = {file.name: file_sha256(file) for file in sorted(target.iterdir())}
         (target / "converted.json").write_text(json.dumps(digests))
         shutil.rmtree(folder, ignore_errors=True)
         target.rename(folder)

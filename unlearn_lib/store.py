@@ -5,6 +5,9 @@ settings together with the keys of the runs it builds on, the hashes of its data
 the code that computes it. It lies under `<results>/runs/<key>/`, put there by one rename, so that
 a run exists whole or not at all; asking again returns it. A process killed at any moment leaves
 only a folder under `partial/`, which the next call of the same run clears or resumes from.
+
+`run.json` holds the sha256 of the run's files and of itself. A run that was altered since, or that
+is another's, is set aside under `damaged/` and computed again.
 """
 
 import contextlib
@@ -27,7 +30,7 @@ from typing import Any
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-from unlearn_lib.util import ROOT, digest, write_text
+from unlearn_lib.util import ROOT, CompanionError, digest, file_digests, flush, write_text
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "numpy")
 STAMP = ".commit"
@@ -83,8 +86,26 @@ class Run:
         return self.read("provenance.json")
 
     def read(self, name: str) -> Any:
-        """Return a JSON file of the run."""
-        return json.loads((self.folder / name).read_text(encoding="utf-8"))
+        """Return a JSON file of the run; CompanionError where it cannot be read."""
+        try:
+            return json.loads((self.folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CompanionError(
+                f"The stored run {self.folder.name[:10]} is damaged: {name} cannot be read; delete "
+                f"{self.folder} and run again."
+            ) from error
+
+    def fault(self) -> str | None:
+        """Say what is wrong with the run's files; None if they are as they were written."""
+        try:
+            content = dict(self.record)
+            if content.pop("sha256") != digest(content) or content["key"] != self.key:
+                return "run.json was altered, or is another run's"
+            before, now = content["files"], file_digests(self.folder, "run.json")
+        except (CompanionError, OSError, KeyError, TypeError, AttributeError):
+            return "run.json or another file cannot be read"
+        changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+        return f"{changed[0]} was altered" if changed else None
 
 
 class RunStore:
@@ -94,9 +115,9 @@ class RunStore:
         self.folder = folder
 
     def find(self, spec: Spec) -> Run | None:
-        """Return a committed run, or None."""
-        folder = self.folder / "runs" / spec.key
-        return Run(spec.key, folder) if (folder / "run.json").is_file() else None
+        """Return a committed run whose files are whole, or None."""
+        run = Run(spec.key, self.folder / "runs" / spec.key)
+        return run if run.folder.exists() and run.fault() is None else None
 
     def get(self, spec: Spec, compute: Compute, resumable: bool = False) -> Run:
         """Return the run of a spec, computing it if it is not there.
@@ -114,6 +135,10 @@ class RunStore:
             run = self.find(spec)
             if run is not None:
                 return run
+            final = self.folder / "runs" / spec.key
+            final.parent.mkdir(exist_ok=True)
+            if final.exists():
+                self._set_aside(Run(spec.key, final), spec.stage)
             if not resumable:
                 shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(exist_ok=True)
@@ -121,21 +146,37 @@ class RunStore:
             reset_peak_memory()
             result = compute(partial)
             _write(partial, spec, result, time.time() - began, peak_memory())
-            final = self.folder / "runs" / spec.key
-            final.parent.mkdir(exist_ok=True)
-            shutil.rmtree(final, ignore_errors=True)  # no run: `find` has just said so
             partial.rename(final)
+            flush(final.parent)
         return Run(spec.key, final)
+
+    def _set_aside(self, run: Run, stage: str) -> None:
+        """Move a run that cannot be used out of the way, and say so."""
+        place = self.folder / "damaged" / f"{run.key}-{time.time_ns()}"
+        place.parent.mkdir(exist_ok=True)
+        print(
+            f"A stored run ({stage}) is not as it was written: {run.fault()}. It lies in "
+            f"damaged/{place.name} now, and is computed again.",
+            file=sys.stderr,
+        )
+        run.folder.rename(place)
 
 
 def _write(folder: Path, spec: Spec, result: dict[str, Any], seconds: float, peak: int) -> None:
-    record = {"key": spec.key, "stage": spec.stage, "settings": spec.settings}
-    record |= {"parents": spec.parents, "code": spec.code, "result": result}
+    """Write `provenance.json`, then `run.json`, which says what every other file holds."""
     origin = provenance() | {"data": spec.data, "seed": spec.settings.get("seed")}
     origin |= {"hardware": result.get("hardware", {})}
     origin |= {"wall_seconds": round(seconds, 3), "peak_memory_bytes": peak}
-    for name, content in (("provenance.json", origin), ("run.json", record)):
-        write_text(folder / name, json.dumps(content, indent=1, sort_keys=True) + "\n")
+    write_text(folder / "provenance.json", _json(origin))
+    record = {"key": spec.key, "stage": spec.stage, "settings": spec.settings}
+    record |= {"parents": list(spec.parents), "code": spec.code, "result": result}
+    record = json.loads(_json(record | {"files": file_digests(folder, "run.json")}))
+    write_text(folder / "run.json", _json(record | {"sha256": digest(record)}))
+    flush(*folder.rglob("*"), folder)
+
+
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=1, sort_keys=True) + "\n"
 
 
 def _locked(path: Path, stage: str) -> AcquireReturnProxy:

@@ -6,6 +6,7 @@ This machine's results lie under `results/<profile>`; the committed ones, withou
 
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,8 +154,11 @@ def stored(profile: Profile) -> Stored:
 def cost_table(folder: Path) -> pd.DataFrame:
     """A row per notebook and per run below a folder of results, with COST_COLUMNS."""
     rows = [_notebook_cost(path) for path in folder.glob("logs/*.tsv")]
-    runs = [path.parent for path in folder.glob("runs/*/run.json")]
-    rows += [_run_cost(Run(run.name, run)) for run in runs]
+    for path in folder.glob("runs/*"):
+        with suppress(
+            CompanionError, KeyError
+        ):  # a damaged run is computed again when it is asked for
+            rows.append(_run_cost(Run(path.name, path)))
     table = pd.DataFrame(rows, columns=COST_COLUMNS)
     return table.sort_values(["kind", "name", "key"], ignore_index=True)
 

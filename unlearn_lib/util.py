@@ -1,6 +1,7 @@
-"""What every module may use: the one exception, atomic writes, digests, names of files."""
+"""What every module may use: the one exception, whole writes, digests, names of files."""
 
 import difflib
+import functools
 import hashlib
 import json
 import os
@@ -41,7 +42,41 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(text, encoding="utf-8", newline="\n")
+    flush(partial)
     os.replace(partial, path)
+
+
+def flush(*paths: Path) -> None:
+    """Wait until files and folders are on the disk, where a power cut leaves them."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@functools.cache
+def _sha256(path: Path, *_: int) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hex sha256 of a file, computed again only if it has changed since."""
+    status = path.stat()
+    return _sha256(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+def file_digests(folder: Path, without: str) -> dict[str, str]:
+    """Return the sha256 of every file below a folder, by its name there; not of hidden ones.
+
+    Args:
+        without: the name of the file in the folder that is to hold them.
+    """
+    paths = (path for path in sorted(folder.rglob("[!.]*")) if path.is_file())
+    names = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {name: file_sha256(path) for name, path in names.items() if name != without}
 
 
 def digest(*values: Any) -> str:

@@ -9,6 +9,7 @@ while a run is under way; what a run leaves is safetensors and JSON.
 """
 
 import copy
+import json
 import math
 import shutil
 import time
@@ -32,11 +33,10 @@ from unlearn_lib.model.tokens import Example
 from unlearn_lib.settings import MemoriseSettings, MethodSettings, TeachSettings
 from unlearn_lib.unlearn.methods import GD, Method
 from unlearn_lib.unlearn.steps import Pools, Step, draw_steps, epoch_steps, rescored, step_terms
-from unlearn_lib.util import CompanionError
+from unlearn_lib.util import CompanionError, file_digests, flush, write_text
 
 TEACH = Method("teach", "cross-entropy on the answers", **GD)
-LAST_GOOD = "last_good.safetensors"
-PARTIAL = "last_good.partial"
+LAST_GOOD, WHOLE = "last_good.safetensors", "whole.json"
 CHECKPOINT_EPOCHS = 2
 VERBATIM_TOKENS = 20
 """A continuation that shares a run of so many tokens with the true text is verbatim."""
@@ -121,16 +121,13 @@ class UnlearnTrainer(Trainer):
             raise _StopTraining(f"the weights were no numbers after step {number}")
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Keep the last good state with the checkpoint: the next loss may be out of bounds.
-
-        The file is there, whole, once all of the checkpoint is; until then `PARTIAL` is.
-        """
+        """Keep the last good state with the checkpoint, and at last the digests of its files."""
         checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        checkpoint.mkdir(parents=True, exist_ok=True)
-        (checkpoint / PARTIAL).touch()
+        write_text(checkpoint / WHOLE, "")
         super()._save_checkpoint(model, trial)
-        save_file(self.good, checkpoint / PARTIAL)
-        (checkpoint / PARTIAL).rename(checkpoint / LAST_GOOD)
+        save_file(self.good, checkpoint / LAST_GOOD)
+        flush(*checkpoint.iterdir())
+        write_text(checkpoint / WHOLE, json.dumps(file_digests(checkpoint, WHOLE)))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -259,19 +256,23 @@ def _arguments(
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:
-    """Return the newest checkpoint that was written to its end, or None to start afresh.
+    """Return the newest checkpoint that is as it was written, or None to start afresh.
 
     Raises:
         CompanionError: one was not written here: Trainer would delete it to make room.
     """
+    steps: dict[int, Path] = {}
     for checkpoint in folder.glob("checkpoint-*"):
-        if not any((checkpoint / name).exists() for name in (PARTIAL, LAST_GOOD)):
+        if not (checkpoint / WHOLE).exists() and any(checkpoint.iterdir()):
             raise CompanionError(
                 f"{checkpoint} is no checkpoint of this package and might be deleted: move it away."
             )
-    whole = [file.parent for file in folder.glob(f"checkpoint-*/{LAST_GOOD}")]
-    newest = max(whole, key=lambda checkpoint: int(checkpoint.name.split("-")[1]), default=None)
-    return str(newest) if newest else None
+        with suppress(OSError, ValueError):  # it was not written to its end
+            if json.loads((checkpoint / WHOLE).read_text()) == file_digests(checkpoint, WHOLE):
+                steps[int(checkpoint.name.split("-")[1])] = checkpoint
+            else:
+                print(f"{checkpoint.name} was altered; training goes on from an earlier one.")
+    return str(steps[max(steps)]) if steps else None
 
 
 def teach(
