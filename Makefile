@@ -2,12 +2,14 @@
 # Every target works as the first command on a fresh clone; the first one that needs
 # the environment makes it (a few minutes), later ones find it ready.
 PROFILE ?= laptop
-# A path may hold any sign: make does not read it, and the shell gets it from the environment.
+# These may hold any sign: make does not read them, and the shell gets them from the environment.
+override export PROFILE := $(value PROFILE)
 override export BOOK := $(value BOOK)
-SEEDS ?=
+override export SEEDS := $(value SEEDS)
+override export JOBS := $(value JOBS)
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 # Two notebooks at a time where there is no GPU to share: on two cores they take less time so.
-JOBS ?= $(if $(filter-out smoke laptop thorough,$(PROFILE))$(filter 1,$(CORES)),1,2)
+USUAL_JOBS = $(if $(filter-out smoke laptop thorough,$(PROFILE))$(filter 1,$(CORES)),1,2)
 # An active conda environment of environment.yml takes the place of .venv.
 VENV ?= $(if $(filter unlearning-companion,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX),.venv)
 PYTHON ?= python3
@@ -15,7 +17,7 @@ PYTHON ?= python3
 SHELL := bash
 PY = $(VENV)/bin/python
 READY = $(VENV)/.ready
-OPTIONS = --profile "$(PROFILE)"$(if $(BOOK), --book "$$BOOK")$(if $(SEEDS), --seeds "$(SEEDS)")
+OPTIONS = --profile "$$PROFILE"$(if $(BOOK), --book "$$BOOK")$(if $(SEEDS), --seeds "$$SEEDS")
 
 export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -33,7 +35,7 @@ endif
   status bench clean distclean
 
 help: ## this list
-	@echo "make TARGET [PROFILE=smoke|laptop|thorough|paper] [JOBS=n]     (now: PROFILE=$(PROFILE) JOBS=$(JOBS))"
+	@echo "make TARGET [PROFILE=smoke|laptop|thorough|paper] [JOBS=n]     (now: PROFILE=$$PROFILE JOBS=$${JOBS:-$(USUAL_JOBS)})"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s%s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## make the environment that uv.lock describes: packages, weights and data, the library
@@ -99,9 +101,11 @@ smoke: ## everything on a tiny model, a few minutes: does the code work?
 	@$(MAKE) --no-print-directory reproduce PROFILE=smoke
 
 reproduce: setup ## execute the profile's notebooks, then its items, tables and figures (BOOK=path: your own book; SEEDS=n)
-	@name=$$($(PY) -m unlearn_lib check $(OPTIONS)) || exit; results="results/$$name"; \
+	@jobs="$${JOBS:-$(USUAL_JOBS)}"; case "$$jobs" in *[!0-9]*|0*) \
+	  echo "JOBS is '$$jobs'; set it to how many notebooks run at a time, 1 or more." >&2; exit 1;; esac; \
+	name=$$($(PY) -m unlearn_lib check $(OPTIONS)) || exit; results="results/$$name"; \
 	mkdir -p "$$results/logs"; log="$$results/logs/snakemake.log"; \
-	SEEDS="$(SEEDS)" $(PY) -m snakemake --cores $(JOBS) --config "profile=$(PROFILE)" \
+	$(PY) -m snakemake --cores "$$jobs" --config "profile=$$PROFILE" \
 	  --nolock --rerun-incomplete --scheduler greedy --show-failed-logs 2> "$$log" || { \
 	  tr '\r' '\n' < "$$log" | tail -n 40 >&2; \
 	  echo "What is finished is kept: the same command goes on from here ($$log)." >&2; exit 1; }; \
@@ -123,8 +127,9 @@ bench: setup ## speed and memory against the published loop (ONLY=unlearning, bo
 	@$(PY) -m benchmarks $(ONLY)
 
 clean: ## remove this profile's results (not results/reference, not the environment)
-	@case "$(PROFILE)" in ""|reference|.*|*/*) echo "PROFILE='$(PROFILE)' is no profile." >&2; exit 1;; esac; \
-	rm -rf "results/$(PROFILE)" .snakemake
+	@case "$$PROFILE" in ""|reference|*[!A-Za-z0-9_-]*) echo "'$$PROFILE' is no profile." >&2; exit 1;; esac; \
+	name="$$PROFILE"$(if $(BOOK),; name=$$($(PY) -m unlearn_lib check $(OPTIONS)) || exit); \
+	rm -rf "results/$$name" .snakemake
 
 distclean: ## remove every profile's results, the caches and .venv
 	@for folder in results/*; do [ "$$folder" = results/reference ] || rm -rf "$$folder"; done

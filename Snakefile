@@ -21,7 +21,7 @@ PROFILE = config.get("profile", "laptop")
 BOOK = config.get("book") or os.environ.get("BOOK") or None
 SEEDS = config.get("seeds") or os.environ.get("SEEDS") or None
 LOADED = load_profile(PROFILE, BOOK, SEEDS and int(SEEDS))
-CHOSEN = f"--profile {PROFILE}" + (f" --book {shlex.quote(BOOK)}" if BOOK else "")
+CHOSEN = f"--profile {shlex.quote(PROFILE)}" + (f" --book {shlex.quote(BOOK)}" if BOOK else "")
 CHOSEN += f" --seeds {SEEDS}" if SEEDS else ""
 RESULTS = f"results/{LOADED.name}"
 ITEMS = f"{RESULTS}/items.parquet"
@@ -35,6 +35,7 @@ SETTINGS = [*map(str, profile_files(PROFILE)), "uv.lock", *([BOOK] if BOOK else 
 # holds. Memory of tensors stays with the process (glibc), which would else ask for it anew at
 # every step.
 CORES = workflow.cores or 1
+os.environ.setdefault("UNLEARN_BATCH", str(os.getpid()))  # notebooks end when this process does
 shell.prefix(
     "set -euo pipefail; export PYTHONUNBUFFERED=1 MALLOC_TOP_PAD_=268435456 "
     "MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296; unset GOTO_NUM_THREADS "
@@ -49,7 +50,7 @@ LAST = list(NOTEBOOKS)[-1]
 
 def arguments(wildcards):
     job = JOBS[wildcards.job]
-    chosen = "" if job.model is None else f" --model {job.model} --seed {job.seed}"
+    chosen = "" if job.model is None else f" --model {shlex.quote(job.model)} --seed {job.seed}"
     return f"{job.notebook} {CHOSEN}{chosen}"
 
 

@@ -1,10 +1,12 @@
 """What a user gives that is wrong is refused in one sentence; verbs show what is stored."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +14,7 @@ from typing import Any
 
 import nbformat
 import pandas as pd
+import psutil
 import pytest
 import torch
 import yaml
@@ -115,6 +118,9 @@ def written(folder: Path) -> set[str]:
         ("notebook ads --profile mine --output out/x.ipynb", "did you mean 'adds'"),
         ("notebook adds --profile mine --output out/x.ipynb -p frist 1", "did you mean 'first'"),
         ("notebook adds --profile mine --output out/x.ipynb --seed 2", "no parameter 'seed'"),
+        ("notebook adds --profile mine --output out/x.ipynb -p first [1", "is no YAML"),
+        ("notebook adds --profile mine --output notebooks/adds.ipynb", "outside notebooks/"),
+        ("notebook adds --profile mine --output empty.txt", "must end in .ipynb"),
     ],
 )
 def test_what_is_wrong_is_refused_in_one_sentence(
@@ -249,6 +255,70 @@ def test_damaged_results_are_refused(
     assert "damaged" in message and "make reproduce PROFILE=mine" in message
 
 
+def test_a_fault_of_this_program_is_one_sentence_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def broken(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied", "results/x")
+
+    monkeypatch.setattr(command_line, "load_profile", broken)
+    assert command_line.main(["check", "--profile", "smoke"]) == 3
+    message = capsys.readouterr().err
+    (log,) = tmp_path.iterdir()
+    assert re.fullmatch(r"error: PermissionError: .*Permission denied.*\.\n", message)
+    assert str(log) in message and "Traceback" in log.read_text()
+
+
+def test_a_notebook_ends_with_the_batch_that_started_it(tmp_path: Path) -> None:
+    batch = subprocess.Popen(["sleep", "60"])
+    code = (
+        "import os, subprocess, threading; from unlearn_lib.__main__ import _end_with; "
+        f"child = subprocess.Popen(['sleep', '60']); print(child.pid, flush=True); "
+        f"threading.Thread(target=_end_with, args=({batch.pid},), daemon=True).start(); child.wait()"
+    )
+    notebook = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert notebook.stdout
+    kernel = psutil.Process(int(notebook.stdout.readline()))
+    batch.kill()
+    batch.wait()
+    assert notebook.wait(30) == 1
+    assert not kernel.is_running() or kernel.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["reproduce", "JOBS=0"],
+        ["reproduce", "JOBS=two"],
+        ["reproduce", "JOBS=$(shell touch touched)"],
+        ["status", "PROFILE=smoke$(shell touch touched)"],
+        ["status", 'PROFILE=smoke"; touch touched; "'],
+        ["status", "SEEDS=`touch touched`"],
+        ["clean", 'PROFILE="; touch touched; "'],
+    ],
+)
+def test_no_variable_of_make_reaches_the_shell(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / ".ready").write_text(f"{tmp_path}\n")
+    for file in ("Makefile", "uv.lock"):
+        shutil.copy(ROOT / file, tmp_path)
+    ready = [f"READY={tmp_path / '.ready'}", f"PY={sys.executable}"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["make", *words, *ready],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode and done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "touched").exists()
+
+
 def test_make_clean_never_removes_reference_results(tmp_path: Path) -> None:
     for file in ("Makefile", "uv.lock"):
         shutil.copy(ROOT / file, tmp_path)
@@ -278,5 +348,5 @@ def test_the_kernel_is_this_interpreter_whatever_else_is_called_python3(
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "a", "language": "python"}
     nbformat.write(notebook, tmp_path / "tiny.ipynb")
     monkeypatch.setattr(command_line, "NOTEBOOKS", tmp_path)
-    done = command_line.execute("tiny", {}, tmp_path / "done.ipynb")
+    done = command_line.execute("tiny", {}, tmp_path / "out" / "done.ipynb")
     assert sys.executable in str(nbformat.read(done, as_version=4).cells[0].outputs)

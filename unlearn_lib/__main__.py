@@ -4,9 +4,14 @@ import argparse
 import os
 import re
 import sys
+import tempfile
+import threading
+import time
+import traceback
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from unlearn_lib import stored
@@ -17,7 +22,11 @@ NOTEBOOKS = ROOT / "notebooks"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb; a `CompanionError` ends as its one sentence on stderr and exit code 2."""
+    """Run one verb; return the exit code.
+
+    An error ends as one sentence on stderr: a `CompanionError` with 2, any other with 3, which
+    then is a fault of this program, with the traceback in a file.
+    """
     parser = argparse.ArgumentParser(prog="python -m unlearn_lib", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     for function in VERBS:
@@ -45,6 +54,15 @@ def main(arguments: list[str] | None = None) -> int:
     except CompanionError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("Interrupted; what is finished is kept.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        log = Path(tempfile.gettempdir()) / f"unlearn_lib-{os.getpid()}.log"
+        log.write_text(traceback.format_exc(), encoding="utf-8")
+        text = (str(error).strip() or "no more is known").splitlines()[0].rstrip(".")
+        print(f"error: {type(error).__name__}: {text} (traceback in {log}).", file=sys.stderr)
+        return 3
 
 
 def _check(profile: Profile, options: argparse.Namespace) -> None:
@@ -129,8 +147,23 @@ def _notebook(profile: Profile, options: argparse.Namespace) -> None:
     values = {name: getattr(options, name) for name in ("profile", "model", "seed")}
     values["book"] = str(Path(options.book).expanduser().resolve()) if options.book else None
     values = {name: value for name, value in values.items() if value is not None}
-    values |= {name: yaml.safe_load(text) for name, text in options.parameter}
+    try:
+        values |= {name: yaml.safe_load(text) for name, text in options.parameter}
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise CompanionError(f"A value of --parameter is no YAML: {reason}.") from error
+    if batch := os.environ.get("UNLEARN_BATCH"):
+        threading.Thread(target=_end_with, args=(int(batch),), daemon=True).start()
     print(execute(options.name, values, options.output))
+
+
+def _end_with(process: int) -> None:
+    """End this process and its kernel once another process has ended, however that ended."""
+    while psutil.pid_exists(process):
+        time.sleep(1)
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    os._exit(1)
 
 
 def execute(name: str, parameters: dict[str, Any], output: Path) -> Path:
@@ -143,8 +176,8 @@ def execute(name: str, parameters: dict[str, Any], output: Path) -> Path:
         parameters: values for the notebook's `parameters` cell.
 
     Raises:
-        CompanionError: no such notebook, a parameter that it does not declare, or the error
-            that a cell raised.
+        CompanionError: no such notebook, a parameter that it does not declare, an output that is
+            no notebook or one of the project's, or the error that a cell raised.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -155,6 +188,10 @@ def execute(name: str, parameters: dict[str, Any], output: Path) -> Path:
     declared = papermill.inspect_notebook(str(source))
     for parameter in parameters:
         entry_of(declared, parameter, f"Notebook '{name}' has no parameter")
+    if output.suffix != ".ipynb" or output.resolve().parent == NOTEBOOKS:
+        raise CompanionError(
+            f"The output '{output}' must end in .ipynb and lie outside notebooks/."
+        )
     output.parent.mkdir(parents=True, exist_ok=True)
     output.unlink(missing_ok=True)
     partial = output.with_suffix(".failed.ipynb")
