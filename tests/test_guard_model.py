@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from unlearn_lib.model.loading import LanguageModel
 from unlearn_lib.model.scoring import score
 from unlearn_lib.model.tokens import TextEncoder, special_ids
 from unlearn_lib.settings import CorruptionSettings, GuardSettings
-from unlearn_lib.util import CompanionError
+from unlearn_lib.util import CompanionError, digest
 
 QUESTIONS = (
     "Where was Ann born?",
@@ -303,7 +304,10 @@ def test_a_folder_may_be_a_string(guarded: GuardedModel, saved: Path, tmp_path: 
         ("guard.json", None, "no complete guard"),
         ("guard.json", {"corruption": {"name": "wipe"}}, "no complete guard"),
         ("guard.json", {"width": 32}, "embeddings of width 32, and this model's have 64"),
-        ("classifier/model.safetensors", None, "no trained model"),
+        ("guard.json", {"threshold": 1.0}, "no complete guard"),
+        ("guard.json", {"threshold": math.nan}, "no complete guard"),
+        ("guard.json", {"sha256": "0" * 64}, "was altered"),
+        ("classifier/model.safetensors", None, "was altered"),
     ],
 )
 def test_another_or_a_damaged_guard_is_refused(
@@ -312,9 +316,26 @@ def test_another_or_a_damaged_guard_is_refused(
     if changed is None:
         (saved / name).write_text("{")
     else:
-        (saved / name).write_text(json.dumps(json.loads((saved / name).read_text()) | changed))
+        written = json.loads((saved / name).read_text()) | changed
+        right = digest({key: value for key, value in written.items() if key != "sha256"})
+        (saved / name).write_text(json.dumps(written | {"sha256": right} | changed))
     with pytest.raises(CompanionError, match=reason):
         GuardedModel.from_pretrained(saved, guarded.model, guarded.tokenizer)
+
+
+@pytest.mark.parametrize(
+    "kind, strength", [("rand_noise_first_n", 0.0), ("rand_noise_first_n", 1e-12), ("shuffle", 9.0)]
+)
+def test_a_corruption_that_changes_nothing_answers_nothing(
+    kind: Any, strength: float, guarded: GuardedModel
+) -> None:
+    corruption = CorruptionSettings(name=kind)
+    guard = replace(guarded.guard, corruption=corruption, strength=strength)
+    model = GuardedModel(guarded.model, guarded.tokenizer, guard, judge=lambda texts: [True])
+    row = guarded.tokenizer("How do", add_special_tokens=False, return_tensors="pt")["input_ids"]
+    row = row[:, :2]  # the last token is never chosen, so that one is left
+    with pytest.raises(CompanionError, match="leaves a flagged prompt as it is"):
+        model.generate(row, max_new_tokens=2)
 
 
 def test_a_guard_of_another_task_is_refused(saved: Path) -> None:

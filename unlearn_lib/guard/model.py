@@ -11,11 +11,9 @@ seed, and a guard that fails answers nothing. What could read or write tokens th
 (embeddings, a filled cache, a second prompt, forced tokens) is refused: arguments, settings and
 attributes go to the wrapped model only if a list names them.
 
-Which models can be measured, packed or padded, is in docs/architectures.md.
-
-A mixture of experts gives unflagged rows what the plain model gives up to rounding only, as its
-experts multiply all rows together. A model that reads token ids elsewhere too (Gemma 3n) would see
-a flagged name there.
+Which models can be measured is in docs/architectures.md. A mixture of experts gives unflagged
+rows what the plain model gives up to rounding only, as its experts multiply all rows together. A
+model that reads token ids elsewhere too (Gemma 3n) would see a flagged name there.
 """
 
 import contextlib
@@ -35,7 +33,7 @@ from unlearn_lib.guard.prompts import refusal
 from unlearn_lib.guard.tokens import Frame, NamesIn, chosen_tokens, load_ner, question_text
 from unlearn_lib.settings import CorruptionSettings
 from unlearn_lib.text_classifier import TextClassifier
-from unlearn_lib.util import CompanionError, write_text
+from unlearn_lib.util import CompanionError, digest, file_digests, write_text
 
 Rows = Sequence[Sequence[int]]
 DESCRIPTION = "guard.json"
@@ -120,7 +118,9 @@ class Guard:
         folder = Path(folder)
         self.classifier.save(folder / "classifier")
         written = {name: getattr(self, name) for name in SAVED} | more
-        text = json.dumps(written, indent=1, sort_keys=True, default=dict)
+        written |= {"files": file_digests(folder / "classifier", "")}
+        written = json.loads(json.dumps(written, default=dict))
+        text = json.dumps(written | {"sha256": digest(written)}, indent=1, sort_keys=True)
         write_text(folder / DESCRIPTION, text + "\n")
 
     @classmethod
@@ -131,15 +131,19 @@ class Guard:
             task: what the guard is wanted for; None: whatever it was trained for.
 
         Raises:
-            CompanionError: no guard there, a damaged one, or one of another task.
+            CompanionError: no guard there, an altered one, or one of another task.
         """
         folder = Path(folder)
         try:
             written = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+            whole = written.pop("sha256") == digest(written)
+            whole &= written["files"] == file_digests(folder / "classifier", "")
+            if not whole or not 0 <= written["threshold"] < 1:
+                raise ValueError("it was altered")
             values = {name: written[name] for name in SAVED}
             values["corruption"] = CorruptionSettings(**values["corruption"])
             values["scripts"] = tuple(values["scripts"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CompanionError(f"{folder} holds no complete guard ({error!r}).") from error
         guard = cls(classifier=TextClassifier.load(folder / "classifier"), **values)
         if task not in (None, guard.task):
@@ -349,6 +353,9 @@ class GuardedModel(torch.nn.Module):
 
         Args:
             copies: rows that stand for one prompt, side by side (beams).
+
+        Raises:
+            CompanionError: as in `corrupt`; or a prompt is the same afterwards.
         """
         kind, strength, changed = self.guard.corruption, self.guard.strength, embeddings.clone()
         for row, places, seed in parts:
@@ -356,6 +363,11 @@ class GuardedModel(torch.nn.Module):
             chosen[places] = True
             for copy in range(row * copies, (row + 1) * copies):
                 changed[copy] = corrupt(changed[copy], chosen, kind.name, strength, kind.dims, seed)
+                if torch.allclose(changed[copy], embeddings[copy]):
+                    raise CompanionError(
+                        f"'{kind.name}' of strength {strength:g} leaves a flagged prompt as it is, "
+                        "so nothing is answered: take another corruption or a larger strength."
+                    )
         return changed
 
     def save_pretrained(self, folder: Path | str) -> None:

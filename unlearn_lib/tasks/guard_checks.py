@@ -166,7 +166,7 @@ def scaling(
 
 
 def _zeros(width: int, vocabulary: int) -> Any:
-    """A Llama of a width whose weights are 0: what a product takes does not depend on them."""
+    """A Llama of a width whose weights are 0 but for the embeddings: no time depends on them."""
     layers = max(1, width // 64)
     config = LlamaConfig(
         vocab_size=vocabulary,
@@ -181,4 +181,5 @@ def _zeros(width: int, vocabulary: int) -> Any:
     model = model.to_empty(device="cpu").eval()
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data.zero_()
+    torch.nn.init.normal_(model.get_input_embeddings().weight)  # else nothing corrupts them
     return model
