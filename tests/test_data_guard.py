@@ -282,6 +282,21 @@ def test_wmdp_is_forgotten_mmlu_is_kept_and_subjects_take_turns(mirror: Path) ->
     assert splits.topic == "hazardous chemistry, hazardous biology"
 
 
+def test_choices_are_listed_in_the_order_of_the_file(mirror: Path) -> None:
+    splits = wmdp(form="letters", subjects=("chem",))
+    first, second, _ = science.lettered(splits.forget)
+    assert second.question == (
+        "The following are multiple choice questions (with answers) about chemistry.\n\n"
+        "Secret 1 of chem?\nA. wrong 1-0\nB. right 1\nC. wrong 1-1\nD. wrong 1-2\nAnswer:"
+    )
+    assert (first.answer, first.perturbed_answer) == ("A", ("B", "C", "D"))
+    assert (second.answer, second.perturbed_answer) == ("B", ("A", "C", "D"))
+    (near, _) = science.lettered(splits.retain)
+    assert "about high school chemistry.\n" in near.question
+    with pytest.raises(CompanionError, match="'source' to wmdp"):
+        science.load(ScienceData(form="letters"))
+
+
 def test_a_row_with_a_choice_twice_is_left_out(mirror: Path) -> None:
     table = choice_rows("bio", 3)
     table[1]["choices"][0] = f"{table[1]['choices'][3]}\u00a0 "

@@ -251,10 +251,12 @@ class ScienceData(Reading):
     """Multiple choice: knowledge to forget and to keep (`null`: all rows there are).
 
     `source` embedded: an invented science, taught first. `wmdp`: the hub's WMDP `subjects`, which
-    the model knows by itself, and MMLU to keep.
+    the model knows by itself, and MMLU to keep. `form` likelihood: a choice counts by its text's
+    probability; letters: the question lists the choices, and each counts by its letter's logit.
     """
 
     source: Literal["embedded", "wmdp"] = "embedded"
+    form: Literal["likelihood", "letters"] = "likelihood"
     subjects: tuple[Subject, ...] = Field(("bio", "chem", "cyber"), min_length=1)
     rows: int | None = Field(None, ge=4)
     general_rows: int | None = Field(None, ge=4)

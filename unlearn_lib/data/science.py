@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from unlearn_lib.assets import find_dataset
 from unlearn_lib.data.questions import Question, Questions, general_sets, read_table, rehearsal
@@ -38,6 +38,41 @@ SUBJECTS = {
 """For each subject of WMDP the MMLU subject next to it, and what it is called in a sentence."""
 GENERAL_SUBJECTS = """econometrics high_school_geography jurisprudence marketing philosophy
     prehistory sociology world_religions""".split()
+
+
+LETTERS = "ABCD"
+LISTED = "The following are multiple choice questions (with answers) about {}.\n\n{}\n{}\nAnswer:"
+"""How ECO's released code asks WMDP and MMLU: field, question, choices."""
+FIELDS = {"wmdp-bio": "biology", "wmdp-chem": "chemistry", "wmdp-cyber": "cybersecurity"}
+"""What WMDP's subjects are called there; MMLU's are called as they are."""
+
+
+@dataclass(frozen=True)
+class Listed(Question):
+    """A question whose choices have an order: those of WMDP and MMLU.
+
+    Attributes:
+        place: where the right choice stands among the four, 0 to 3.
+    """
+
+    place: int = 0
+
+    @property
+    def lettered(self) -> Question:
+        """The question with its choices listed; its answers are letters, the right one's first."""
+        texts = list(self.perturbed_answer)
+        texts.insert(self.place, self.answer)
+        lines = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, texts, strict=True))
+        name = FIELDS.get(self.subject, self.subject.replace("_", " "))
+        right = LETTERS[self.place]
+        wrong = tuple(LETTERS.replace(right, ""))
+        listed = LISTED.format(name, self.question, lines)
+        return Question(listed, right, wrong, subject=self.subject)
+
+
+def lettered(questions: Iterable[Question]) -> Questions:
+    """Return questions of WMDP and MMLU with their choices listed, and letters for answers."""
+    return tuple(cast(Listed, row).lettered for row in questions)
 
 
 @dataclass(frozen=True)
@@ -93,9 +128,16 @@ def load(settings: ScienceData) -> ScienceSplits:
 
     Raises:
         CompanionError: a file missing or unreadable; a column missing; a row without four choices
-            or with an answer that is none of them; fewer rows for rehearsal than are asked for.
+            or with an answer that is none of them; fewer rows for rehearsal than are asked for;
+            letters of embedded choices, which have no order.
     """
-    return _released(settings) if settings.source == "wmdp" else _embedded(settings)
+    if settings.source != "embedded":
+        return _released(settings)
+    if settings.form == "letters":
+        raise CompanionError(
+            "The embedded choices have no letters: set 'form' to likelihood, or 'source' to wmdp."
+        )
+    return _embedded(settings)
 
 
 def _embedded(settings: ScienceData) -> ScienceSplits:
@@ -139,7 +181,7 @@ def _in_turn(folders: Iterable[Path]) -> Questions:
 
 def _read(folder: Path) -> list[Question]:
     """Read a subject's questions, without those that have the same choice twice."""
-    questions = []
+    questions: list[Question] = []
     for path in sorted(folder.glob(FILES)):
         table = read_table(path, ("question", "choices", "answer"))
         rows = zip(table["question"], table["choices"], table["answer"])
@@ -149,8 +191,9 @@ def _read(folder: Path) -> list[Question]:
                 fault = "lacks a question, four choices or an answer from 0 to 3"
                 raise CompanionError(f"Row {number} of {path} {fault}; fetch the file again.")
             if len({" ".join(text.split()) for text in texts[1:]}) == 4:
-                right = texts.pop(1 + answer)
-                questions.append(Question(texts[0], right, tuple(texts[1:]), subject=folder.name))
+                right, place = texts.pop(1 + answer), int(answer)
+                wrong = tuple(texts[1:])
+                questions.append(Listed(texts[0], right, wrong, subject=folder.name, place=place))
     if not questions:
         raise CompanionError(f"{folder} has no questions in {FILES}; fetch them again.")
     return questions
