@@ -256,4 +256,7 @@ def test_people_are_those_whom_the_model_knows(ran: Callable[[str], Run]) -> Non
     experiment, _ = ran("people")
     task: Any = experiment.task
     assert len({row.subject for row in task.people.forget}) == 2
-    assert all(row.answer == f"{row.short}." for row in task.people.forget)
+    assert all(row.answer == f"{row.short}." for row in task.forgotten(""))
+    gold = {row.question: row.answer for row in people.load_people()}
+    assert all(row.answer == gold[row.question] for part in task.sets("").values() for row in part)
+    assert all(row.statement == f"{row.short}." for row in task.sets("")["forget"])
