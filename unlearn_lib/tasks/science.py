@@ -1,4 +1,4 @@
-"""Task science: know no more of a field than by guessing (Liu et al. 2024, WMDP).
+"""Tasks science and subjects: know no more of a field than by guessing (Liu et al. 2024).
 
 Multiple choice: an invented science that the target is taught first, or WMDP, which the model knows
 by itself. Questions are asked in other words than they were taught in.
@@ -108,3 +108,9 @@ class Science(QuestionSets):
         share = special.softmax(-losses, axis=1)[:, 0].mean()
         right = questions.choice_right(losses, [0] * len(rows)).mean()
         return float(np.abs(np.array([share, right]) - aim).mean())
+
+
+class Subjects(Science):
+    """Fields of MMLU to forget, and the fields next to them to keep; nothing is taught."""
+
+    name = "subjects"
