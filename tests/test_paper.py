@@ -62,6 +62,7 @@ tasks:
     methods: [me_gd]
     method: *small
     overrides: {me_gd: {learning_rate: 5.0e-6}}
+  subjects: {data: {rows: 100, general_rows: 100}}
   science:
     method: *small
     overrides: {rmu: {steps: 2}}
@@ -131,6 +132,8 @@ def write_data(folder: Path) -> None:
         write(folder / tofu.TOFU / f"{name}.json", table)
     subjects = [f"{science.WMDP}/{name}" for name in science.SUBJECTS]
     subjects += [f"{science.MMLU}/{name}" for name, _ in science.SUBJECTS.values()]
+    pairs = science.MMLU_FIELDS.values()
+    subjects += [f"{science.MMLU}/{name}" for pair in pairs for part in pair for name in part]
     for subject in (*subjects, *(f"{science.MMLU}/{name}" for name in science.GENERAL_SUBJECTS)):
         asked: dict[str, Any] = {"question": [f"Which is {i} of {subject}?" for i in range(24)]}
         asked |= {"choices": [[f"{c}{i}" for c in "abcd"] for i in range(24)]}
@@ -178,7 +181,10 @@ def tensors(experiment: Experiment, name: str) -> dict[str, np.ndarray]:
     return load_file(file)
 
 
-@pytest.mark.parametrize("task", ["harm", "book", "authors", "continual", "people", "science"])
+TASKS = ["harm", "book", "authors", "continual", "people", "science", "subjects"]
+
+
+@pytest.mark.parametrize("task", TASKS)
 def test_a_task_runs_from_a_mirror(task: str, ran: Callable[[str], Run]) -> None:
     experiment, items = ran(task)
     judges = {"harm_judge", "entailment_judge"}
@@ -256,4 +262,7 @@ def test_people_are_those_whom_the_model_knows(ran: Callable[[str], Run]) -> Non
     experiment, _ = ran("people")
     task: Any = experiment.task
     assert len({row.subject for row in task.people.forget}) == 2
-    assert all(row.answer == f"{row.short}." for row in task.people.forget)
+    assert all(row.answer == f"{row.short}." for row in task.forgotten(""))
+    gold = {row.question: row.answer for row in people.load_people()}
+    assert all(row.answer == gold[row.question] for part in task.sets("").values() for row in part)
+    assert all(row.statement == f"{row.short}." for row in task.sets("")["forget"])

@@ -281,4 +281,4 @@ def test_choices_by_sum_by_mean_and_by_letter_can_all_disagree() -> None:
     assert questions.choice_right([[1.0, 1.0, 3.0, 3.0]], [1]).tolist() == [0.5]
     said = STATED["eco_choices"]
     assert "letters A to D" in said["released_code"] and "summed" in said["ours"]
-    assert "share the credit" in said["ours"] and "favours short" in said["matters"]
+    assert "share the credit" in said["ours"] and "per token" in said["ours"]

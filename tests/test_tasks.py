@@ -49,9 +49,9 @@ ASKED = {
     ("authors", "holdout"): MEMBERSHIP,
     ("people", "forget"): f"{ANSWER} {MEMBERSHIP}",
     ("people", "retain"): ANSWER,
-    ("science", "forget"): "choice_right probe_right",
-    ("science", "retain"): "choice_right",
-    ("science", "general"): "choice_right",
+    ("science", "forget"): "choice_right choice_right_per_token probe_right",
+    ("science", "retain"): "choice_right choice_right_per_token",
+    ("science", "general"): "choice_right choice_right_per_token",
 }
 """What every model of a task is asked, by split; of the base model nothing else."""
 HASH = re.compile(r"[0-9a-f]{12}|(forget|retain|holdout) \d+|repeat \d|")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import special
 
 from unlearn_lib import judges
 from unlearn_lib.data.questions import Question
@@ -85,7 +86,7 @@ def encoded(
         try:
             examples.append(encoder.example(row.question, *answers(row)))
         except CompanionError as error:
-            raise CompanionError(f"Row {number} of {name}, '{row.question}': {error}") from error
+            raise CompanionError(f"Row {number} of {name}: {error}") from error
     return examples
 
 
@@ -176,20 +177,52 @@ def likeness(
     }
 
 
+class Choices(NamedTuple):
+    """What a model says of the choices of n questions: float64 [n, choices] each.
+
+    Attributes:
+        losses: of each choice, in nats, summed over its tokens; of letters, minus the log of the
+            letter's share among the letters.
+        first: the logit of its first token after the prompt.
+        per_token: losses over the choice's tokens; of letters, the same as losses.
+    """
+
+    losses: np.ndarray
+    first: np.ndarray
+    per_token: np.ndarray
+
+
 def choose(
-    language_model: LanguageModel, encoder: TextEncoder, rows: Sequence[Question]
-) -> tuple[np.ndarray, np.ndarray]:
+    language_model: LanguageModel,
+    encoder: TextEncoder,
+    rows: Sequence[Question],
+    letters: bool = False,
+) -> Choices:
     """Let a model choose between a question's answers; the right one stands first.
 
-    Returns:
-        The loss of each choice, in nats, and the logit of its first token after the prompt:
-        float64 [n, choices] each.
+    Args:
+        letters: the answers are letters of choices that the question lists: only the logits of
+            their tokens right after the prompt count, as in ECO's released code ("top logit").
+
+    Raises:
+        CompanionError: as `encoded` does; two letters begin with the same token.
     """
     examples = encoded(
         encoder, "multiple choice", rows, lambda row: (row.answer, *row.perturbed_answer)
     )
+    if letters:
+        for example in examples:
+            if len({answer[0] for answer in example.answers}) < len(example.answers):
+                raise CompanionError(
+                    "The tokenizer begins several of the letters A to D with the same token, so "
+                    "that their logits tell nothing; set 'form' of the data to likelihood."
+                )
     scores = scoring.score(language_model, examples)
-    return by_question(scores.nll, examples), by_question(scores.first, examples)
+    first = by_question(scores.first, examples)
+    if letters:
+        losses = -special.log_softmax(first, axis=1)
+        return Choices(losses, first, losses)
+    return Choices(by_question(scores.nll, examples), first, by_question(scores.mean, examples))
 
 
 def probe_right(losses: np.ndarray, first: np.ndarray) -> np.ndarray:

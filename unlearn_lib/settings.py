@@ -9,7 +9,7 @@ from unlearn_lib.util import nearest
 
 Precision = Literal["bfloat16", "float16", "float32"]
 Schedule = Literal["linear", "constant", "cosine"]
-Subject = Literal["bio", "chem", "cyber"]
+Subject = Literal["bio", "chem", "cyber", "economics", "law", "physics"]
 Fault = Literal["empty_labels", "book_mismatch", "kl_to_itself"]
 Noise = Literal["rand_noise_first_n", "rand_noise_rand_n", "rand_noise_top_k"]
 Replacement = Literal["set_rand_noise_first_n", "zero_out_first_n", "zero_out_top_k"]
@@ -251,10 +251,13 @@ class ScienceData(Reading):
     """Multiple choice: knowledge to forget and to keep (`null`: all rows there are).
 
     `source` embedded: an invented science, taught first. `wmdp`: the hub's WMDP `subjects`, which
-    the model knows by itself, and MMLU to keep.
+    the model knows by itself, and MMLU to keep. `mmlu`: economics, law and physics of MMLU, and the
+    fields next to them to keep. `form` likelihood: a choice counts by its text's
+    probability; letters: the question lists the choices, and each counts by its letter's logit.
     """
 
-    source: Literal["embedded", "wmdp"] = "embedded"
+    source: Literal["embedded", "wmdp", "mmlu"] = "embedded"
+    form: Literal["likelihood", "letters"] = "likelihood"
     subjects: tuple[Subject, ...] = Field(("bio", "chem", "cyber"), min_length=1)
     rows: int | None = Field(None, ge=4)
     general_rows: int | None = Field(None, ge=4)

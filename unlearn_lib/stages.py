@@ -45,7 +45,7 @@ class Stages:
 
     Args:
         profile: a loaded profile, or its name.
-        task: `harm`, `book`, `authors`, `continual`, `people` or `science`.
+        task: `harm`, `book`, `authors`, `continual`, `people`, `science` or `subjects`.
         model: a hub id of the task's models; default the first.
         seed: decides the rows of every step, the adapter's start and its dropout; default the
             profile's first.

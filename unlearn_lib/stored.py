@@ -22,7 +22,7 @@ NOTEBOOKS = {
     "01_harmful_unlearning": ("harm",),
     "02_lotr_implant_then_forget": ("book",),
     "04_closer_look": ("authors", "continual", "people"),
-    "03_eco_comparison": ("science", "authors", "book"),
+    "03_eco_comparison": ("science", "authors", "book", "subjects"),
 }
 """The notebooks that compute, in the order in which they run, and the tasks that each shows."""
 THIS_MACHINE, REFERENCE = "results of this machine", "reference results"

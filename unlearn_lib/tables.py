@@ -27,6 +27,7 @@ DEGENERATE_LIMIT = 0.10
 NAMES = {**profile.NAMES, "eco": "ECO (guard)", "prompting": "prompting"}
 TASKS = {"harm": "Harmful prompts", "book": "Book", "authors": "Fictitious authors"}
 TASKS |= {"continual": "Continual", "people": "Real people", "science": "Multiple choice"}
+TASKS |= {"subjects": "MMLU subjects"}
 PARTS, ATTACKS, SIZES = r"\d", r"[a-z][a-z ]*", r"\d+ parameters"
 """Conditions: parts of the continual task, ways of asking, sizes of the model."""
 INTERVALS = "[ ]: 95 % interval. n: questions behind the first number, all seeds together."
@@ -257,11 +258,11 @@ TABLES = {
     "table3_closer_look": Table("authors continual people", CLOSER_LOOK),
     "eco_comparison": Table("authors", COMPARISON),
     "eco_book": Table("book", ECO_BOOK),
-    "eco_science": Table("science", SCIENCE),
-    "eco_costs": Table("harm book authors continual people science", COSTS, r"\d?"),
+    "eco_science": Table("science subjects", SCIENCE),
+    "eco_costs": Table("harm book authors continual people science subjects", COSTS, r"\d?"),
     "eco_robustness": Table("authors", ROBUSTNESS, ATTACKS),
     "eco_scaling": Table("authors", SCALING, SIZES),
-    "guards": Table("authors book science", GUARDS),
+    "guards": Table("authors book science subjects", GUARDS),
     "judges": Table("harm authors", "judge_accuracy judge_auc"),
 }
 """Every table, by name."""

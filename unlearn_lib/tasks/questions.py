@@ -118,10 +118,11 @@ class QuestionTask(QuestionSets):
         self, split: str, rows: Questions, answers: list[list[int]], replies: list[str]
     ) -> Values:
         """Judge answers, as ids and texts: likeness, entailment, entropy, broken, refusing."""
-        truths = [row.statement for row in rows]
-        rouge = texts.rouge_l_recall([row.answer for row in rows], replies)
+        truths, gold = [row.statement for row in rows], [row.answer for row in rows]
+        rouge = texts.rouge_l_recall(gold, replies)
         generated = questions.entailment_premise(split, self.name) == "generated"
-        pair = (replies, truths) if generated else (truths, replies)
+        facts = gold if self.name == "people" else truths
+        pair = (replies, facts) if generated else (facts, replies)
         return {
             "rougeL_recall": rouge,
             "token_entropy": texts.token_entropy(answers),
@@ -261,7 +262,7 @@ class People(QuestionTask):
     def people(self) -> people.PeopleSplits:
         """People to forget, neighbours to keep, and others to ask about.
 
-        The right answer is what the base model answers itself, as in the paper.
+        What the base model answers itself is trained on; the gold answer is scored against.
         """
         settings = self.settings.data
         rows = people.load_people()[: settings.rows]
@@ -274,10 +275,10 @@ class People(QuestionTask):
         return [f"{row.question} {row.answer}" for row in people.load_people()]
 
     def forgotten(self, part: str) -> Questions:
-        return self.people.forget
+        return people.as_trained(self.people.forget)
 
     def retained(self, part: str) -> Questions:
-        return self.people.neighbours
+        return people.as_trained(self.people.neighbours)
 
     def sets(self, part: str) -> dict[str, Questions]:
         return {FORGET: self.people.forget, RETAIN: self.people.evaluation}
