@@ -1,5 +1,6 @@
 """Loading and adapters, and text to tokens."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from unlearn_lib.assets import Asset
@@ -17,7 +19,7 @@ from unlearn_lib.model import loading
 from unlearn_lib.model.loading import LanguageModel
 from unlearn_lib.model.packing import pack, packed_logits
 from unlearn_lib.model.tokens import SHORTEST_ANSWER, Example, PassageEncoder, TextEncoder
-from unlearn_lib.settings import ModelSettings
+from unlearn_lib.settings import LoraSettings, ModelSettings
 from unlearn_lib.util import CompanionError
 
 Load = Callable[..., LanguageModel]
@@ -208,6 +210,63 @@ def test_a_chain_ends_as_its_task_wants_it(
     merged = last == "merged" or (last == "unquantised" and "precision" in changed)
     assert bool(adapters) == (not merged)
     assert all(p.requires_grad == (last == "trainable") for p in adapters)
+
+
+def one_block(config: dict[str, Any]) -> None:
+    config["num_hidden_layers"] = 1
+
+
+def three_blocks(config: dict[str, Any]) -> None:
+    config["num_hidden_layers"] = 3
+
+
+def narrower(config: dict[str, Any]) -> None:
+    config["ffn_dim"] = 64
+
+
+def a_llama(config: dict[str, Any]) -> None:
+    config |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+
+
+@pytest.mark.parametrize("altered", [one_block, three_blocks, narrower, a_llama])
+def test_weights_that_do_not_fit_the_configuration_are_refused(
+    altered: Callable[[dict[str, Any]], None], load_tiny: Load, tmp_path: Path
+) -> None:
+    tiny = load_tiny("opt")
+    tiny.model.save_pretrained(tmp_path)
+    tiny.tokenizer.save_pretrained(tmp_path)
+    asset = Asset("a/model", tmp_path, "mirror", "0")
+    settings = ModelSettings(id="a/model", precision="float32")
+    loading.load(asset, settings, "cpu")
+    config = json.loads((tmp_path / "config.json").read_text())
+    altered(config)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CompanionError, match="The model 'a/model' from mirror cannot be read"):
+        loading.load(asset, settings, "cpu")
+
+
+ADAPTERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "no tensor": lambda tensors: {},
+    "half of them": lambda tensors: dict(list(tensors.items())[::2]),
+    "renamed": lambda tensors: {name.replace("lora_A", "lora_C"): t for name, t in tensors.items()},
+    "one more": lambda tensors: tensors | {"more": next(iter(tensors.values())).clone()},
+    "cut": lambda tensors: {name: tensor[:1].clone() for name, tensor in tensors.items()},
+}
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+@pytest.mark.parametrize("merge", [True, False])
+def test_an_adapter_that_does_not_fit_is_refused(
+    kind: str, merge: bool, load_tiny: Load, tmp_path: Path
+) -> None:
+    tiny = load_tiny("opt")
+    loading.make_trainable(tiny, ModelSettings(id="a/model", lora=LoraSettings(rank=4)), 1)
+    loading.save(tiny.model, tiny.tokenizer, tmp_path)
+    loading.load_adapter(load_tiny("opt"), tmp_path, merge=merge)
+    weights = tmp_path / "adapter_model.safetensors"
+    save_file(ADAPTERS[kind](load_file(weights)), weights)
+    with pytest.raises(CompanionError, match="The adapter in"):
+        loading.load_adapter(load_tiny("opt"), tmp_path, merge=merge)
 
 
 def test_a_new_adapter_on_a_merged_model_starts_where_the_old_one_ended(

@@ -7,7 +7,7 @@ weights with the adapter switched off (`reference`).
 import contextlib
 import functools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,7 +16,13 @@ from typing import Any, Literal
 import torch
 import transformers as hf
 from filelock import FileLock
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    prepare_model_for_kbit_training,
+)
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from tokenizers import ByteLevelBPETokenizer
@@ -94,6 +100,18 @@ def _explained(what: str, remedy: str) -> Iterator[None]:
         raise CompanionError(f"{what} cannot be read: {reason}; {remedy}.") from error
 
 
+def _require_fit(lacking: Iterable[str], left_over: Iterable[str], plan: str) -> None:
+    """Refuse weights that are not those which a model or an adapter has.
+
+    What is lacking would be drawn at random, and what is left over would count for nothing.
+    """
+    lacking, left_over = sorted(lacking), sorted(left_over)
+    if lacking or left_over:
+        tensor, fault = (lacking[0], "lack") if lacking else (left_over[0], "have besides")
+        count = len(lacking) + len(left_over)
+        raise ValueError(f"{count} tensors do not fit {plan}: its weights {fault} '{tensor}'")
+
+
 def load(asset: Asset, settings: ModelSettings, device: str = "auto") -> LanguageModel:
     """Load a causal language model and its tokenizer from the files of an asset.
 
@@ -105,7 +123,8 @@ def load(asset: Asset, settings: ModelSettings, device: str = "auto") -> Languag
 
     Raises:
         CompanionError: no such device, files that transformers cannot read, a tokenizer
-            without an end token, or as in `attention.settle_attention`.
+            without an end token, weights that do not fit the configuration, or as in
+            `attention.settle_attention`.
     """
     place = choose_device(device)
     dtype = choose_precision(settings.precision, place)
@@ -120,11 +139,13 @@ def load(asset: Asset, settings: ModelSettings, device: str = "auto") -> Languag
         options["quantization_config"] = config
     with _explained(f"The model '{asset.id}' from {asset.source}", "fetch or make it again"):
         tokenizer = hf.AutoTokenizer.from_pretrained(asset.folder, trust_remote_code=False)
+        options["output_loading_info"] = True
         load_model = functools.partial(hf.AutoModelForCausalLM.from_pretrained, asset.folder)
         try:
-            model = load_model(attn_implementation=PACKED, **options)
+            model, report = load_model(attn_implementation=PACKED, **options)
         except UNREADABLE:  # Falcon, GPT-J and GPT-Neo know no attention but their own
-            model = load_model(**options)
+            model, report = load_model(**options)
+        _require_fit(report["missing_keys"], report["unexpected_keys"], "config.json")
     for part in model.modules():  # bitsandbytes' NF4 repacked for a CPU is wrong under an adapter
         if hasattr(part, "support_avx512bf16_for_cpu"):
             part.support_avx512bf16_for_cpu = False
@@ -213,12 +234,16 @@ def load_adapter(
     """
     model = language_model.model
     with _explained(f"The adapter in {folder}", "delete that folder and run again"):
-        safe_open(folder / "adapter_model.safetensors", "numpy")  # else PEFT looks for a pickle
+        with safe_open(folder / "adapter_model.safetensors", "numpy") as file:
+            there = {f"{name} {file.get_slice(name).get_shape()}" for name in file.keys()}  # noqa: SIM118
         if trainable and getattr(model, "is_quantized", False):
             model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
         adapted = PeftModel.from_pretrained(
             model, folder, autocast_adapter_dtype=trainable, is_trainable=trainable
         )
+        state = get_peft_model_state_dict(adapted)
+        own = {f"{name} {list(tensor.shape)}" for name, tensor in state.items()}
+        _require_fit(own - there, there - own, "adapter_config.json")
     language_model.model = _merged(adapted) if merge else adapted.eval()
 
 
