@@ -121,6 +121,9 @@ def test_sums_in_a_mirror_are_honoured(mirror: Path) -> None:
     lines = [f"{digest}  {name}" for name, digest in sums.items()]
     (folder / "SHA256SUMS").write_text("\n".join(lines))
     assert find_model("a/model") == without
+    (folder / "tokenizer_config.json").write_text("{}")
+    assert "does not list tokenizer_config.json" in refusal(find_model)
+    (folder / "tokenizer_config.json").unlink()
     alter(folder / "config.json")
     assert "config.json" in refusal(find_model)
     (folder / "config.json").unlink()

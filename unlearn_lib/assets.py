@@ -204,8 +204,11 @@ def _checked(request: Request, folder: Path, source: str) -> Asset:
     sums = folder / "SHA256SUMS"
     lines = sums.read_text() if sums.is_file() else ""
     digests = re.findall(r"^([0-9a-fA-F]{64}) [ *](.+?)\s*$", lines, re.M)
-    _check_files(folder, {name: digest.lower() for digest, name in digests}, f"'{request.id}'")
+    listed = {name.removeprefix("./"): digest.lower() for digest, name in digests}
+    _check_files(folder, listed, f"'{request.id}'")
     files = _files(folder, request.patterns)
+    if listed and (unlisted := {file.relative_to(folder).as_posix() for file in files} - {*listed}):
+        raise CompanionError(f"{sums} does not list {min(unlisted)}; add its sha256 or remove it.")
     safe = [file for file in files if file.suffix == ".safetensors"]
     for file in safe:
         check_safetensors(file)
