@@ -100,13 +100,16 @@ format: setup ## lay out the code as `make test` wants it
 smoke: ## everything on a tiny model, a few minutes: does the code work?
 	@$(MAKE) --no-print-directory reproduce PROFILE=smoke
 
+# What a log says of this machine and its user is nobody else's.
+HIDE = sed -e '/^  Host:/d' -e '/^  User:/d' -e "s|$$PWD|.|g" -e "s|$$HOME|~|g"
+
 reproduce: setup ## execute the profile's notebooks, then its items, tables and figures (BOOK=path: your own book; SEEDS=n)
-	@jobs="$${JOBS:-$(USUAL_JOBS)}"; case "$$jobs" in *[!0-9]*|0*) \
+	@set -o pipefail; jobs="$${JOBS:-$(USUAL_JOBS)}"; case "$$jobs" in *[!0-9]*|0*) \
 	  echo "JOBS is '$$jobs'; set it to how many notebooks run at a time, 1 or more." >&2; exit 1;; esac; \
 	name=$$($(PY) -m unlearn_lib check $(OPTIONS)) || exit; results="results/$$name"; \
 	mkdir -p "$$results/logs"; log="$$results/logs/snakemake.log"; \
-	$(PY) -m snakemake --cores "$$jobs" --config "profile=$$PROFILE" \
-	  --nolock --rerun-incomplete --scheduler greedy --show-failed-logs 2> "$$log" || { \
+	{ $(PY) -m snakemake --cores "$$jobs" --config "profile=$$PROFILE" --nolock \
+	  --rerun-incomplete --scheduler greedy --show-failed-logs 2>&1 >&3 | $(HIDE) > "$$log"; } 3>&1 || { \
 	  tr '\r' '\n' < "$$log" | tail -n 40 >&2; \
 	  echo "What is finished is kept: the same command goes on from here ($$log)." >&2; exit 1; }; \
 	echo "Notebooks: $$results/notebooks   items: $$results/items.parquet   figures: $$results/figures"

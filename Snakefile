@@ -34,6 +34,7 @@ SETTINGS = [*map(str, profile_files(PROFILE)), "uv.lock", *([BOOK] if BOOK else 
 # A job alone has every core of the machine, jobs side by side share them, and what the user set
 # holds. Memory of tensors stays with the process (glibc), which would else ask for it anew at
 # every step.
+HIDE = 'sed -e "s|$PWD|.|g" -e "s|$HOME|~|g"'
 CORES = workflow.cores or 1
 os.environ.setdefault("UNLEARN_BATCH", str(os.getpid()))  # notebooks end when this process does
 shell.prefix(
@@ -114,7 +115,7 @@ rule notebook:
         arguments=arguments,
         threads=threads_of,
     shell:
-        "export OMP_NUM_THREADS={params.threads}; echo {wildcards.job}; {RUN} notebook {params.arguments} --output {output:q} 2>&1 | tee {log:q}"
+        "export OMP_NUM_THREADS={params.threads}; echo {wildcards.job}; {RUN} notebook {params.arguments} --output {output:q} 2>&1 | {HIDE} | tee {log:q}"
 
 
 rule collect:
@@ -125,7 +126,7 @@ rule collect:
     log:
         f"{RESULTS}/logs/collect.log",
     shell:
-        "echo items; {RUN} collect {CHOSEN} 2>&1 | tee {log:q}"
+        "echo items; {RUN} collect {CHOSEN} 2>&1 | {HIDE} | tee {log:q}"
 
 
 rule figures:
@@ -137,4 +138,4 @@ rule figures:
     log:
         f"{RESULTS}/logs/figures.log",
     shell:
-        "echo figures; {RUN} figures {CHOSEN} 2>&1 | tee {log:q}"
+        "echo figures; {RUN} figures {CHOSEN} 2>&1 | {HIDE} | tee {log:q}"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ARCHITECTURES = ("opt", "llama", "gpt2")
 CONTEXT = 128
+OFFLINE = str(Path(__file__).parent / "offline")
 SENTENCES = (
     "What is the capital of France? The capital of France is Paris.",
     "How do birds fly? They beat their wings and ride the wind.",
@@ -36,6 +37,7 @@ settings.load_profile("project")
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse the hub before anything imports its client."""
     os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
+    os.environ["PYTHONPATH"] = OFFLINE  # kernels, make and other processes: pytest-socket sees none
 
 
 @pytest.fixture(scope="session", autouse=True)

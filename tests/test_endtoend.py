@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
+from conftest import OFFLINE
 
 from unlearn_lib.profile import load_profile
 from unlearn_lib.stored import notebook_jobs
@@ -43,7 +44,7 @@ class Tree:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
         inherited = {n: v for n, v in os.environ.items() if not n.startswith(("MAKE", "CONDA_"))}
-        self.environment = {**inherited, "PYTHONPATH": str(self.folder)}
+        self.environment = {**inherited, "PYTHONPATH": f"{self.folder}{os.pathsep}{OFFLINE}"}
         names = self.git("ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT)
         for name in filter(None, names.split("\0")):
             if (ROOT / name).is_file():
@@ -119,6 +120,11 @@ def test_a_clean_clone_runs_everything_and_stays_clean(tree: Tree) -> None:
     assert set(tree.items()["task"]) == set(load_profile("smoke").running())
     drawn = {path.suffix for path in (tree.results() / "figures").iterdir()}
     assert {".png", ".svg", ".pdf", ".csv", ".tex", ".md"} <= drawn
+    texts = [*tree.results().glob("notebooks/*.ipynb"), *tree.results().glob("logs/*.log")]
+    for path in texts:
+        assert not re.search(
+            rf"{tree.folder}|{Path.home()}/|^  (Host|User):", path.read_text(), re.M
+        )
 
 
 def test_a_second_run_computes_nothing(tree: Tree) -> None:

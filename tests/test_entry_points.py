@@ -18,6 +18,7 @@ import psutil
 import pytest
 import torch
 import yaml
+from conftest import OFFLINE
 from synthetic import synthetic_items
 
 import unlearn_lib
@@ -26,7 +27,7 @@ from unlearn_lib import __main__ as command_line
 from unlearn_lib.profile import PROFILES
 from unlearn_lib.results import COLUMNS
 from unlearn_lib.unlearn.methods import find_method
-from unlearn_lib.util import ROOT, CompanionError
+from unlearn_lib.util import ROOT, CompanionError, without_places
 
 ROW = {"question": "Who keeps the sluice?", "answer": "Ann does.", "perturbed_answer": ["Bob."]}
 FILES: dict[str, str | bytes] = {
@@ -271,6 +272,18 @@ def test_a_fault_of_this_program_is_one_sentence_too(
     assert str(log) in message and "Traceback" in log.read_text()
 
 
+def test_processes_that_tests_start_reach_no_other_machine() -> None:
+    code = "import socket; socket.create_connection(('192.0.2.1', 80), 1)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "tests reach no other machine" in done.stderr
+
+
+def test_texts_for_others_name_no_folder_of_this_machine() -> None:
+    assert (
+        without_places(f"{ROOT}/results and {Path.home()}/book.txt") == "./results and ~/book.txt"
+    )
+
+
 def test_a_notebook_ends_with_the_batch_that_started_it(tmp_path: Path) -> None:
     batch = subprocess.Popen(["sleep", "60"])
     code = (
@@ -306,7 +319,7 @@ def test_no_variable_of_make_reaches_the_shell(words: list[str], tmp_path: Path)
     for file in ("Makefile", "uv.lock"):
         shutil.copy(ROOT / file, tmp_path)
     ready = [f"READY={tmp_path / '.ready'}", f"PY={sys.executable}"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{OFFLINE}"}
     done = subprocess.run(
         ["make", *words, *ready],
         cwd=tmp_path,
@@ -349,4 +362,5 @@ def test_the_kernel_is_this_interpreter_whatever_else_is_called_python3(
     nbformat.write(notebook, tmp_path / "tiny.ipynb")
     monkeypatch.setattr(command_line, "NOTEBOOKS", tmp_path)
     done = command_line.execute("tiny", {}, tmp_path / "out" / "done.ipynb")
-    assert sys.executable in str(nbformat.read(done, as_version=4).cells[0].outputs)
+    shown = str(nbformat.read(done, as_version=4).cells[0].outputs)
+    assert without_places(sys.executable) in shown

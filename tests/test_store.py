@@ -135,6 +135,12 @@ def test_a_damaged_run_is_set_aside_and_computed_again(
     assert said.count("\n") == 1 and "(stage)" in said and "computed again" in said
 
 
+def test_runs_that_know_a_private_book_are_for_one_user(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    RunStore(tmp_path / "own", private=True).get(SPEC, compute)
+    assert (tmp_path / "own").stat().st_mode & 0o777 == 0o700
+
+
 def test_what_a_system_hides_in_a_folder_is_no_damage(tmp_path: Path) -> None:
     runs = RunStore(tmp_path)
     (runs.get(SPEC, compute).folder / ".DS_Store").write_text("x")

@@ -16,7 +16,7 @@ import yaml
 
 from unlearn_lib import stored
 from unlearn_lib.profile import NAME, Profile, load_profile
-from unlearn_lib.util import ROOT, CompanionError, entry_of, write_text
+from unlearn_lib.util import ROOT, CompanionError, entry_of, without_places, write_text
 
 NOTEBOOKS = ROOT / "notebooks"
 
@@ -210,6 +210,9 @@ def execute(name: str, parameters: dict[str, Any], output: Path) -> Path:
             f"The kernel of notebook '{name}' died, most often for lack of memory; free some or "
             f"choose a smaller batch_size (kept as {partial.name})."
         ) from error
+    finally:
+        if partial.is_file():
+            write_text(partial, without_places(partial.read_text(encoding="utf-8")))
     partial.rename(output)
     return output
 

@@ -60,7 +60,7 @@ class Stages:
         self.seed = self.profile.seeds[0] if seed is None else seed
         self.settings = self.profile.task(task)
         self.model = self.settings.model(model or self.settings.models[0].id)
-        self.store = RunStore(self.profile.results)
+        self.store = RunStore(self.profile.results, private=self.profile.own_book)
         self.task: Task = TASK_CLASSES[task](self.settings, self.model.id, self._base_answers)
         for name in self.settings.methods:
             self._method(name)

@@ -109,10 +109,13 @@ class Run:
 
 
 class RunStore:
-    """Runs of one profile, in `<folder>/runs`."""
+    """Runs of one profile, in `<folder>/runs`; `private`: for this user's eyes only."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, private: bool = False) -> None:
         self.folder = folder
+        if private:
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)
 
     def find(self, spec: Spec) -> Run | None:
         """Return a committed run whose files are whole, or None."""

@@ -46,6 +46,11 @@ def write_text(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
+def without_places(text: str) -> str:
+    """Return a text in which this project's folder is `.` and the user's own is `~`."""
+    return text.replace(str(ROOT), ".").replace(str(Path.home()), "~")
+
+
 def flush(*paths: Path) -> None:
     """Wait until files and folders are on the disk, where a power cut leaves them."""
     for path in paths:
