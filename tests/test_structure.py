@@ -13,7 +13,7 @@ FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")
 }
-ORDER = """util settings task_settings source profile assets store data model unlearn metrics text_classifier judges
+ORDER = """util model_settings settings task_settings source profile assets store data model unlearn metrics text_classifier judges
     entailment guard evaluation tasks stages results experiment stored tables claims results_page
     figures notebook report __main__""".split()
 SHOWING = ("figures", "tables", "claims", "results", "results_page", "notebook", "report", "stored")

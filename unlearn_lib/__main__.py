@@ -1,6 +1,7 @@
 """What the Makefile and the Snakefile call: `python -m unlearn_lib <verb> --profile <name>`."""
 
 import argparse
+import functools
 import os
 import re
 import sys
@@ -82,7 +83,30 @@ def _check(profile: Profile, options: argparse.Namespace) -> None:
             tofu.load(data)
         if name == "book" and data.file:
             book.load(data)
+    _check_templates(profile)
     print(profile.name)
+
+
+def _check_templates(profile: Profile) -> None:
+    """Refuse a template that a model's tokenizer does not have; models to be fetched come later."""
+    from unlearn_lib.assets import AssetMissing, find_tokenizer
+    from unlearn_lib.model.tokens import TextEncoder, load_tokenizer
+
+    @functools.cache
+    def tokenizer_of(model_id: str) -> Any:
+        try:
+            return load_tokenizer(find_tokenizer(model_id))
+        except AssetMissing:
+            return None
+
+    for task in map(profile.task, profile.running()):
+        data = task.data
+        asks = getattr(data, "questions", True)  # book: only where it has questions
+        for model in task.models if asks else ():
+            if tokenizer := tokenizer_of(model.id):
+                sizes = (data.prompt_tokens, data.answer_tokens)
+                named = {"chat": model.chat, "model_id": model.id}
+                TextEncoder(tokenizer, data.template, *sizes, sum(sizes), **named)
 
 
 def _prepare(profile: Profile, options: argparse.Namespace) -> None:
@@ -91,6 +115,7 @@ def _prepare(profile: Profile, options: argparse.Namespace) -> None:
 
     for model in sorted({m.id for task in profile.running().values() for m in task.models}):
         print(find_model(model).folder)
+    _check_templates(profile)
 
 
 def _collect(profile: Profile, options: argparse.Namespace) -> None:

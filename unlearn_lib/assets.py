@@ -30,6 +30,7 @@ from unlearn_lib.util import CompanionError, file_sha256
 
 SAFETENSORS = "*.safetensors"
 PICKLED = "pytorch_model*.bin"
+TOKENIZER = ("*.json", "*.model", "*.txt", "*.jinja")
 WEIGHTS = ("*.json", SAFETENSORS, "*.model", "*.txt", "*.jinja", PICKLED)
 DATA = ("*.json", "*.jsonl", "*.csv", "*.parquet", "*.txt", "*.xz", "*.gz")
 OTHER_NAMES = {
@@ -84,6 +85,15 @@ def find_model(model_id: str) -> Asset:
         CompanionError: altered or truncated.
     """
     return _find(Request("models", model_id, WEIGHTS))
+
+
+def find_tokenizer(model_id: str) -> Asset:
+    """Find a model that is here already, for its tokenizer: the hub is not asked.
+
+    Raises:
+        AssetMissing, CompanionError: as in `find_model`; the weights are not read.
+    """
+    return _find(Request("models", model_id, TOKENIZER, fetch=False))
 
 
 def find_dataset(dataset_id: str, patterns: tuple[str, ...] = DATA, fetch: bool = True) -> Asset:

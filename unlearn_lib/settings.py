@@ -1,13 +1,14 @@
 """The blocks that a profile is made of: frozen, closed to unknown keys, every default stated."""
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from unlearn_lib.util import nearest
+from unlearn_lib.model_settings import ChatSettings as ChatSettings
+from unlearn_lib.model_settings import LoraSettings, Settings
+from unlearn_lib.model_settings import ModelSettings as ModelSettings
 
-Precision = Literal["bfloat16", "float16", "float32"]
 Schedule = Literal["linear", "constant", "cosine"]
 Subject = Literal["bio", "chem", "cyber", "economics", "law", "physics"]
 Fault = Literal["empty_labels", "book_mismatch", "kl_to_itself"]
@@ -18,52 +19,6 @@ Move = Literal["reverse_order", "shuffle"]
 Addition = Literal["add_value_first_n", "add_value_top_k", "add_value_least_k"]
 Subtraction = Literal["sub_value_first_n", "sub_value_top_k", "sub_value_least_k"]
 CorruptionName = Literal[Noise, Replacement, Flip, Move, Addition, Subtraction]
-
-
-class Settings(BaseModel):
-    """Base of every settings block: immutable, and closed to unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-    in_files: ClassVar[tuple[str, ...]] = ()
-    """Further keys that this block may have in a profile's file; reading it resolves them."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def known_keys(cls, block: Any) -> Any:
-        """Return a block as it is, or refuse its unknown keys with the nearest right name."""
-        for key in block if isinstance(block, dict) else ():
-            if key not in cls.model_fields:
-                known = [*cls.model_fields, *cls.in_files]
-                raise ValueError(f"unknown key '{key}'{nearest(str(key), known)}")
-        return block
-
-
-class LoraSettings(Settings):
-    """A low-rank adapter (PEFT); `targets` is `all-linear` or names of projections.
-
-    `layers`: the first and last block (from 0) that get one; null: all. Blocks below need no
-    backward pass.
-    """
-
-    rank: int = Field(16, ge=1)
-    alpha: int = Field(32, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    layers: tuple[int, int] | None = None
-
-
-class ModelSettings(Settings):
-    """A causal language model and how its weights are held while they are trained.
-
-    Hardware without the `precision` that is asked for takes float32, and every run records it.
-    `lora: null` trains all weights.
-    """
-
-    id: str
-    precision: Precision = "bfloat16"
-    quantization: Literal["none", "8bit", "nf4"] = "none"
-    lora: LoraSettings | None = LoraSettings()
-    gradient_checkpointing: bool = False
 
 
 class TrainingSettings(Settings):

@@ -162,7 +162,8 @@ class Stages:
         answer = self.task.own_answers(settings) if method.retain_answers == "own" else None
         if answer is None:
             return None
-        reads, data = {"new_tokens": settings.own_tokens}, {"data": digest(self.settings.data)}
+        reads = {"new_tokens": settings.own_tokens} | self.task.reading()
+        data = {"data": digest(self.settings.data)}
         return self._answered("own_answers", reads, data, self._task_code(), answer)
 
     def _base_answers(self, prompts: Sequence[Sequence[int]]) -> list[str]:

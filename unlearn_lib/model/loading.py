@@ -30,8 +30,8 @@ from tokenizers import ByteLevelBPETokenizer
 from unlearn_lib.assets import Asset, cache_folder, require_space
 from unlearn_lib.model.attention import settle_attention
 from unlearn_lib.model.packing import PACKED
-from unlearn_lib.model.tokens import end_ids, special_ids
-from unlearn_lib.settings import LoraSettings, ModelSettings, Precision
+from unlearn_lib.model.tokens import end_ids, load_tokenizer, special_ids
+from unlearn_lib.model_settings import LoraSettings, ModelSettings, Precision
 from unlearn_lib.util import CompanionError, digest
 
 TINY = "embedded/tiny-opt"
@@ -138,7 +138,7 @@ def load(asset: Asset, settings: ModelSettings, device: str = "auto") -> Languag
         config = hf.BitsAndBytesConfig(load_in_8bit=eight, load_in_4bit=not eight, **four)
         options["quantization_config"] = config
     with _explained(f"The model '{asset.id}' from {asset.source}", "fetch or make it again"):
-        tokenizer = hf.AutoTokenizer.from_pretrained(asset.folder, trust_remote_code=False)
+        tokenizer = load_tokenizer(asset)
         options["output_loading_info"] = True
         load_model = functools.partial(hf.AutoModelForCausalLM.from_pretrained, asset.folder)
         try:

@@ -1,26 +1,33 @@
 """Text as token ids: questions with answers, and running text in chunks and passages.
 
-Prompt and answer are tokenised apart and joined, so the first answer token is known by
-construction. The released code of Arora et al. takes the number of fields of the tokenizer's
-output (two) for the start of the answer.
+An answer has the tokens that it has behind a prompt, and the prompt those that a model is asked
+with, so the first answer token is known by construction. The released code of Arora et al. takes
+the number of fields of the tokenizer's output (two) for the start of the answer.
 
 A passage is a prompt (its first tokens) and an answer (the tokens that follow). Every passage
 has an answer, unlike in the released code of Arora et al., where a sentence of up to 200
 characters gets an empty label and so a forget loss of zero.
 """
 
+import datetime
 import functools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
 from typing import Any
 
 from jinja2 import TemplateError
+from transformers import AutoTokenizer
+from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
+from unlearn_lib.assets import Asset
+from unlearn_lib.model_settings import ChatSettings
 from unlearn_lib.util import CompanionError
 
 Tokens = tuple[int, ...]
-QUESTION_ANSWER = "### Question: {question}\n ### Answer:"
+QUESTION_ANSWER = "### Question: {question}\n ### Answer: "
+QUESTION, ANSWER = "Why is the sky blue?", "Because."
 SHORTEST_ANSWER = 20
 """A last passage with a shorter answer is left out (or one below `answer_tokens`, if smaller)."""
 
@@ -48,6 +55,41 @@ def shared_start(rows: Sequence[Sequence[int]]) -> int:
     return len(commonprefix([tuple(row) for row in rows])) if len(rows) > 1 else 0
 
 
+def load_tokenizer(asset: Asset) -> Any:
+    """Load the tokenizer among a model's files.
+
+    Raises:
+        CompanionError: there is a SentencePiece model (`tokenizer.model`) and no `tokenizer.json`,
+            and what reads it is not installed, or transformers does not split a text as
+            SentencePiece itself does; or transformers cannot read the files.
+    """
+    whole = (asset.folder / "tokenizer.json").is_file()
+    alone = [] if whole else sorted(asset.folder.glob("*.model"))
+    if alone and not (is_sentencepiece_available() and is_protobuf_available()):
+        raise CompanionError(
+            f"The tokenizer of '{asset.id}' is {alone[0].name} alone, and the packages that read "
+            "it are not installed: 'pip install sentencepiece protobuf', or add tokenizer.json."
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(asset.folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(":. ")
+        raise CompanionError(
+            f"The model '{asset.id}' from {asset.source} cannot be read: {reason}; fetch or make "
+            "it again."
+        ) from error
+    if alone:
+        from sentencepiece import SentencePieceProcessor
+
+        pieces = SentencePieceProcessor(model_file=str(alone[0])).encode(QUESTION, out_type=str)
+        if tokenizer.tokenize(QUESTION, add_special_tokens=False) != pieces:
+            raise CompanionError(
+                f"transformers does not read {alone[0].name} of '{asset.id}' as SentencePiece "
+                "does; add the model's own tokenizer_config.json or tokenizer.json."
+            )
+    return tokenizer
+
+
 def special_ids(tokenizer: Any) -> dict[str, int]:
     """Ids of the special tokens, under the names that configurations of transformers use."""
     names = ("pad_token_id", "bos_token_id", "eos_token_id")
@@ -70,14 +112,23 @@ def _turn_end(tokenizer: Any) -> int | None:
     """The first special token after an answer in the chat template; None where there is none."""
     if not getattr(tokenizer, "chat_template", None):
         return None
-    turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]
+    turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
     try:
         text = tokenizer.apply_chat_template(turns, tokenize=False)
     except TemplateError:  # it takes other roles; then its turns are not known
         return None
-    tokens = tokenizer(text.rpartition("Because.")[2], add_special_tokens=False)["input_ids"]
+    tokens = tokenizer(text.rpartition(ANSWER)[2], add_special_tokens=False)["input_ids"]
     added = tokenizer.added_tokens_decoder
     return next((token for token in tokens if token in added and added[token].special), None)
+
+
+def _without_clock(template: str, day: datetime.date) -> str:
+    """A chat template whose `strftime_now` tells one day; transformers lets no function in."""
+    if "strftime_now" not in template:
+        return template
+    forms = sorted(set(re.findall(r"%-?[a-zA-Z]", template)))
+    told = "".join(f".replace({form!r}, {day.strftime(form)!r})" for form in forms)
+    return f"{{% macro strftime_now(form) %}}{{{{ form{told} }}}}{{% endmacro %}}\n{template}"
 
 
 def text_prefix(tokenizer: Any) -> Tokens:
@@ -99,6 +150,9 @@ def _require_fit(names: str, tokens: int, context: int) -> None:
 class TextEncoder:
     """Turn questions and answers into token ids, the same way in training and evaluation.
 
+    A prompt ends where the template puts the answer, but for the spaces before it: a tokenizer
+    joins them with the answer's first word.
+
     Args:
         tokenizer: a transformers tokenizer.
         template: `chat` (the tokenizer's chat template, one user turn) or `question_answer`
@@ -107,6 +161,12 @@ class TextEncoder:
         answer_tokens: answers are cut after this many tokens.
         context: the model's context; prompt and answer together must fit.
         before: what stands before every question, for baselines that only prompt.
+        chat: how the chat template is filled.
+        model_id: whose tokenizer it is, for messages.
+
+    Raises:
+        CompanionError: prompt and answer do not fit, or there is no chat template that takes the
+            turns.
     """
 
     tokenizer: Any
@@ -115,20 +175,84 @@ class TextEncoder:
     answer_tokens: int
     context: int
     before: str = ""
+    chat: ChatSettings = ChatSettings()
+    model_id: str = "this model"
 
     def __post_init__(self) -> None:
         tokens = self.prompt_tokens + self.answer_tokens
         _require_fit("'prompt_tokens' and 'answer_tokens'", tokens, self.context)
+        if self.template == "chat" and not getattr(self.tokenizer, "chat_template", None):
+            raise CompanionError(
+                f"The tokenizer of '{self.model_id}' has no chat template (a base model): set "
+                "'template: question_answer' in the task's data."
+            )
+        self._text(QUESTION)
 
-    def _prompt(self, question: str) -> Tokens:
-        question = self.before + question
+    @functools.cached_property
+    def _template(self) -> str:
+        return _without_clock(self.tokenizer.get_chat_template(), self.chat.date)
+
+    def _text(self, question: str) -> tuple[str, str]:
+        """The template's text up to the answer, without the spaces at its end; and these."""
         if self.template != "chat":
             text = QUESTION_ANSWER.format(question=question)
-            tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-            return (*text_prefix(self.tokenizer), *tokens)
-        turns = [{"role": "user", "content": question}]
-        text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+            return text.rstrip(" "), " "
+        system = () if self.chat.system is None else (("system", self.chat.system),)
+        turns = (*system, ("user", question), ("assistant", ANSWER))
+        messages = [{"role": role, "content": content} for role, content in turns]
+        options = {"chat_template": self._template, "date_string": f"{self.chat.date:%d %b %Y}"}
+        try:
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False, **options)
+            text = text[: text.rindex(ANSWER)]
+        except (TemplateError, ValueError) as error:
+            raise CompanionError(
+                f"The chat template of '{self.model_id}' takes no turns of "
+                f"{', '.join(role for role, _ in turns)} ({error}): change 'chat' of the model, or "
+                "set 'template: question_answer' in the task's data."
+            ) from error
+        spaces = text[len(text.rstrip(" ")) :]
+        wanted = self.chat.space_before_answer
+        return text.rstrip(" "), spaces if wanted is None else " " * wanted
+
+    def _encode(self, text: str) -> Tokens:
+        """A text that begins as a prompt does; what a tokenizer puts at a start follows BOS."""
+        first = self.tokenizer.bos_token
+        if self.template != "chat":
+            start = text_prefix(self.tokenizer)
+        elif first and text.startswith(first):
+            start, text = (self.tokenizer.bos_token_id,), text.removeprefix(first)
+        else:
+            start = ()
+        return (*start, *self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _prompt(self, question: str) -> Tokens:
+        return self._encode(self._text(self.before + question)[0])
+
+    @functools.cached_property
+    def _starts(self) -> list[tuple[str, Tokens]]:
+        """Texts that an answer is encoded behind, with the spaces before it, and their tokens."""
+        text, spaces = self._text(QUESTION)
+        return [(start + spaces, self._encode(start)) for start in (text, "\n")]
+
+    def continuation(self, text: str) -> Tokens:
+        """Encode a text that follows a prompt, with the tokens that it has in both together.
+
+        Where one token would span both (`](`), the prompt keeps its own, since a model is asked
+        with them: the text then has the tokens that it has behind a line break.
+
+        Raises:
+            CompanionError: the tokenizer joins it with a line break, too.
+        """
+        if not text:
+            return ()
+        for start, tokens in self._starts:
+            both = self._encode(start + text)
+            if both[: len(tokens)] == tokens:
+                return both[len(tokens) :]
+        raise CompanionError(
+            f"The tokenizer of '{self.model_id}' joins the answer {text[:40]!r} with what stands "
+            "before it, so that it has no first token; write it otherwise."
+        )
 
     def fits(self, question: str) -> bool:
         """Tell whether a question is within `prompt_tokens`."""
@@ -155,9 +279,8 @@ class TextEncoder:
             CompanionError: the answer is empty, or has no token.
         """
         text = text.strip()
-        lead = "" if self.template == "chat" else " "
-        tokens = self.tokenizer(lead + text, add_special_tokens=False)["input_ids"]
-        if not text or not tokens:
+        tokens = self.continuation(text)
+        if not tokens:
             raise CompanionError(
                 f"An answer is empty or has no token ({text[:40]!r}); remove the row or write one."
             )

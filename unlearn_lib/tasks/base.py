@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig
 
 from unlearn_lib import assets, judges
 from unlearn_lib.data.guard_prompts import GuardPrompts, general_prompts
@@ -15,7 +15,7 @@ from unlearn_lib.evaluation import FORGET, RETAIN, Item, Record
 from unlearn_lib.guard.model import Guard, GuardedModel
 from unlearn_lib.guard.tokens import Frame
 from unlearn_lib.model.loading import TINY, LanguageModel, LastAdapter, tiny_opt
-from unlearn_lib.model.tokens import Example, TextEncoder
+from unlearn_lib.model.tokens import Example, TextEncoder, load_tokenizer
 from unlearn_lib.settings import LoraSettings, MethodSettings
 from unlearn_lib.unlearn import trainer
 from unlearn_lib.unlearn.methods import Method
@@ -72,7 +72,7 @@ class Task:
     @functools.cached_property
     def tokenizer(self) -> Any:
         """The base model's tokenizer."""
-        return AutoTokenizer.from_pretrained(self.weights.folder, trust_remote_code=False)
+        return load_tokenizer(self.weights)
 
     @functools.cached_property
     def context(self) -> int:
@@ -87,12 +87,18 @@ class Task:
     @functools.cached_property
     def encoder(self) -> Any:
         """Turns questions and answers into tokens, alike in training and evaluation."""
-        return TextEncoder(self.tokenizer, **self.reading(), context=self.context)
+        return self.text_encoder()
+
+    def text_encoder(self, **changed: Any) -> TextEncoder:
+        """The encoder of questions and answers, with some of `reading` changed."""
+        reading = self.reading() | changed
+        return TextEncoder(self.tokenizer, **reading, context=self.context, model_id=self.model.id)
 
     def reading(self) -> dict[str, Any]:
         """The settings that decide how text becomes tokens."""
         names = {"template", "prompt_tokens", "answer_tokens"}
-        return self.settings.data.model_dump(mode="json", include=names)
+        reading = self.settings.data.model_dump(mode="json", include=names)
+        return reading | {"chat": self.model.chat}
 
     def before(self) -> list[str]:
         """The models before unlearning that are evaluated."""

@@ -62,9 +62,8 @@ class Book(Task):
     @functools.cached_property
     def asking(self) -> TextEncoder:
         """Turns questions into tokens."""
-        cut = self.settings.data
-        longest = min(LONGEST_QUESTION, self.context - cut.answer_tokens)
-        return TextEncoder(self.tokenizer, cut.template, longest, cut.answer_tokens, self.context)
+        longest = min(LONGEST_QUESTION, self.context - self.settings.data.answer_tokens)
+        return self.text_encoder(prompt_tokens=longest)
 
     def chapters(self, part: str) -> list[str]:
         """The texts of the chapters of a part: `forget`, `retain` or `holdout`."""

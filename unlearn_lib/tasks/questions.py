@@ -134,7 +134,7 @@ class QuestionTask(QuestionSets):
 
     def _likeness(self, replies: Sequence[str], rows: Questions, scorer: Any) -> Values:
         """What ECO measures of the answers about what is to be forgotten."""
-        ids = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in replies]
+        ids = [self.encoder.continuation(text) for text in replies]
         prompts = [self.encoder.prompt(row.question) for row in rows]
         truths = [row.answer for row in rows]
         return evaluation.likeness(truths, replies, ids, prompts, scorer()) | leaks(replies, rows)
