@@ -235,7 +235,8 @@ def load_adapter(
     model = language_model.model
     with _explained(f"The adapter in {folder}", "delete that folder and run again"):
         with safe_open(folder / "adapter_model.safetensors", "numpy") as file:
-            there = {f"{name} {file.get_slice(name).get_shape()}" for name in file.keys()}  # noqa: SIM118
+            names = file.keys()
+            there = {f"{name} {file.get_slice(name).get_shape()}" for name in names}
         if trainable and getattr(model, "is_quantized", False):
             model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
         adapted = PeftModel.from_pretrained(
