@@ -1,7 +1,11 @@
 """The batch: one executed notebook per (notebook, model, seed) of a profile, then its table
 and figures. `make reproduce` calls it. By hand, or on a cluster with an executor plugin:
 
+    python -m unlearn_lib check --profile paper
     python -m snakemake --cores 4 --config profile=paper
+
+`check` opens all that the profile names and writes its digests to `inputs.json`, on which every
+rule depends: what has changed is told by content and not by time.
 
 Snakemake decides which notebooks to execute. What they compute comes back from the run store
 under results/<profile>/runs when nothing that it depends on has changed, so executing a
@@ -14,8 +18,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from unlearn_lib.profile import load_profile, profile_files
+from unlearn_lib.profile import load_profile
 from unlearn_lib.stored import NOTEBOOKS, notebook_jobs
+from unlearn_lib.util import file_sha256
 
 PROFILE = config.get("profile", "laptop")
 BOOK = config.get("book") or os.environ.get("BOOK") or None
@@ -26,10 +31,7 @@ CHOSEN += f" --seeds {SEEDS}" if SEEDS else ""
 RESULTS = f"results/{LOADED.name}"
 ITEMS = f"{RESULTS}/items.parquet"
 RUN = f"{shlex.quote(sys.executable)} -m unlearn_lib"
-DATA = [path for path in Path("unlearn_lib/data/embedded").rglob("*") if path.is_file()]
-CODE = [*Path("unlearn_lib").rglob("*.py"), *Path("unlearn_lib").rglob("*.yaml")]
-LIBRARY = sorted(map(str, CODE + DATA))
-SETTINGS = [*map(str, profile_files(PROFILE)), "uv.lock", *([BOOK] if BOOK else [])]
+INPUTS = f"{RESULTS}/inputs.json"
 
 # A job alone has every core of the machine, jobs side by side share them, and what the user set
 # holds. Memory of tensors stays with the process (glibc), which would else ask for it anew at
@@ -102,8 +104,7 @@ rule notebook:
         job="|".join(map(re.escape, JOBS)),
     input:
         notebook=lambda wildcards: f"notebooks/{JOBS[wildcards.job].notebook}.ipynb",
-        settings=SETTINGS,
-        library=LIBRARY,
+        inputs=INPUTS,
         before=built_on,
     output:
         f"{RESULTS}/notebooks/{{job}}.ipynb",
@@ -114,6 +115,7 @@ rule notebook:
     params:
         arguments=arguments,
         threads=threads_of,
+        notebook=lambda wildcards, input: file_sha256(Path(input.notebook)),
     shell:
         "export OMP_NUM_THREADS={params.threads}; echo {wildcards.job}; {RUN} notebook {params.arguments} --output {output:q} 2>&1 | {HIDE} | tee {log:q}"
 
@@ -132,7 +134,7 @@ rule collect:
 rule figures:
     input:
         ITEMS,
-        LIBRARY,
+        INPUTS,
     output:
         touch(f"{RESULTS}/.figures"),
     log:

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from unlearn_lib import profile as profiles
-from unlearn_lib.profile import load_profile, profile_files
+from unlearn_lib.profile import load_profile
 from unlearn_lib.unlearn.methods import find_method
 from unlearn_lib.util import CompanionError
 
@@ -119,7 +119,6 @@ def test_a_profile_extends_another(folder: Path) -> None:
     assert list(authors.methods) == ["ga"]
     with pytest.raises(CompanionError, match="people"):
         mine.task("people")
-    assert [path.name for path in profile_files("mine")] == ["mine.yaml", "small.yaml"]
 
 
 @pytest.mark.parametrize("other", ["a", "b", "c"])

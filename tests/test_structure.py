@@ -15,7 +15,7 @@ FILES = {
 }
 ORDER = """util model_settings settings task_settings source profile assets store data model unlearn metrics text_classifier judges
     entailment guard evaluation tasks stages results experiment stored tables claims results_page
-    figures notebook report __main__""".split()
+    figures notebook report check __main__""".split()
 SHOWING = ("figures", "tables", "claims", "results", "results_page", "notebook", "report", "stored")
 HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "sentence_transformers"}
 LONGEST_FILE, LONGEST_LINE = 400, 100

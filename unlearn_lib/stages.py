@@ -24,7 +24,7 @@ from unlearn_lib.profile import Profile, load_profile
 from unlearn_lib.settings import MethodSettings, Settings
 from unlearn_lib.source import code_of
 from unlearn_lib.store import Run, RunStore, Spec
-from unlearn_lib.task_settings import ECO, PROMPTING
+from unlearn_lib.task_settings import BEFORE, ECO, PROMPTING
 from unlearn_lib.tasks import BASE, RETAIN_MODEL, TARGET, TASK_CLASSES, Task, behind
 from unlearn_lib.tasks import guard_checks as checks
 from unlearn_lib.unlearn import losses, released, trainer
@@ -36,7 +36,6 @@ Data = dict[str, str]
 """The sha256 of what a run reads, by name."""
 Chain = tuple[Run, ...]
 """The runs that made a model, in order; the first one's weights with the adapters of the others."""
-BEFORE = (BASE, TARGET, RETAIN_MODEL)
 TRAINING = ("unlearn_lib.unlearn.trainer", "unlearn_lib.model.loading")
 
 

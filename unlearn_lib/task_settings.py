@@ -5,9 +5,11 @@ from typing import ClassVar, Generic, TypeVar
 from pydantic import Field, model_validator
 
 from unlearn_lib import settings
-from unlearn_lib.util import entry_of, nearest
+from unlearn_lib.util import entry_of, nearest, slug
 
 ECO, PROMPTING = "eco", "prompting"
+BEFORE = ("base", "target", "retain_model")
+"""The models before unlearning."""
 Data = TypeVar("Data", bound=settings.Reading)
 
 
@@ -31,9 +33,22 @@ class TaskSettings(settings.Settings):
     evaluation: settings.EvaluationSettings
     pretrain: settings.TeachSettings | None = None
 
+    @model_validator(mode="after")
+    def _names_are_told_apart(self) -> "TaskSettings":
+        models = dict.fromkeys(slug(model.id).lower() for model in self.models)
+        if len(models) < len(self.models):
+            raise ValueError("two models have one short name, and so one place for results")
+        labels = [method.label or name for name, method in self.methods.items()]
+        labels += [getattr(self.guards, name).label for name in self.guard_names]
+        if twice := [label for label in labels if labels.count(label) > 1]:
+            raise ValueError(f"two methods or guards have the label '{twice[0]}'")
+        if taken := set(self.methods) & {*BEFORE, ECO, PROMPTING}:
+            raise ValueError(f"'{min(taken)}' is no name for a method: a model has it already")
+        return self
+
     def model(self, model_id: str) -> settings.ModelSettings:
         """Return the settings of one model of the task, or say which there are."""
-        models = {model.id: model for model in self.models}
+        models = {str(model.id): model for model in self.models}
         return entry_of(models, model_id, "The profile has no model")
 
     def method(self, name: str) -> settings.MethodSettings:
@@ -78,7 +93,7 @@ class QuestionSettings(TaskSettings, Generic[Data]):
 
     data: Data
     teach: settings.TeachSettings | None = None
-    retain_models: dict[str, str] = {}
+    retain_models: dict[str, settings.HubId] = {}
 
     @model_validator(mode="after")
     def _models_can_run(self) -> "QuestionSettings[Data]":
@@ -100,6 +115,15 @@ class Tasks(settings.Settings):
     people: QuestionSettings[settings.PeopleData] | None = None
     science: QuestionSettings[settings.ScienceData] | None = None
     subjects: QuestionSettings[settings.ScienceData] | None = None
+
+    @model_validator(mode="after")
+    def _attacked_are_models(self) -> "Tasks":
+        if task := self.authors:
+            known = {*BEFORE, *task.guard_names, *task.methods}
+            if unknown := sorted(set(task.evaluation.attacked) - known):
+                near = nearest(unknown[0], known)
+                raise ValueError(f"'attacked' of task authors names '{unknown[0]}', no model{near}")
+        return self
 
 
 TASKS = tuple(Tasks.model_fields)

@@ -174,6 +174,7 @@ def _zeros(width: int, vocabulary: int) -> Any:
         intermediate_size=4 * width,
         num_hidden_layers=max(2, layers),
         num_attention_heads=layers,
+        head_dim=min(width, 64),
         tie_word_embeddings=True,
     )
     with torch.device("meta"):
