@@ -82,8 +82,9 @@ def test_with_several_gpus_the_trainer_gets_one(
         raise KeyError(arguments._n_gpu)
 
     two = SimpleNamespace(n_gpu=2, _n_gpu=2)
-    monkeypatch.setattr(hf, "TrainingArguments", lambda **_: two)
-    monkeypatch.setattr(hf, "Trainer", trainer)
+    faked = {"TrainingArguments": lambda **_: two, "Trainer": trainer}
+    library = SimpleNamespace(AutoTokenizer=hf.AutoTokenizer, set_seed=hf.set_seed, **faked)
+    monkeypatch.setattr("unlearn_lib.text_classifier.hf", library)
     with pytest.raises(KeyError, match="1"):
         TextClassifier.fit(tiny_bert, TEXTS, TRUTH, FAST, use_cpu=True)
 
