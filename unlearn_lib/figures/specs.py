@@ -10,10 +10,11 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from unlearn_lib import tables
 from unlearn_lib.figures import style
 from unlearn_lib.figures.kinds import Drawn, Measure, Source, curves, dots, tradeoff
 from unlearn_lib.results import Items
-from unlearn_lib.tables import ATTACKS, PARTS, SIZES, TASKS, Names, commit_of, methods_of, weights_of
+from unlearn_lib.tables import ATTACKS, PARTS, SIZES, TASKS, Names, commit_of, methods_of
 from unlearn_lib.util import CompanionError, digest, entry_of, slug, write_text
 
 FOOTER = "bars: 95 % intervals · n: questions, all seeds together · arrows point to the better side"
@@ -175,7 +176,7 @@ def write_all(items: Items, folder: Path, labels: Names, origin: Mapping[str, An
     for name in figures_of(items):
         models = items.models(FIGURES[name].tasks_in(items)[0])
         for place, model in enumerate(models):
-            notes = " · ".join(filter(None, [weights_of(origin).get(model), note]))
+            notes = " · ".join(filter(None, [tables.weights_of(origin).get(model), note]))
             figure = draw(name, items, labels, notes, model if len(models) > 1 else "")
             for kind in style.UNDATED:
                 path = folder / f"{name}{f'_{slug(model)}' * (place > 0)}.{kind}"
