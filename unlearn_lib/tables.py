@@ -127,6 +127,12 @@ def commit_of(origin: Mapping[str, Any], digits: int = 10) -> str:
     return str(git.get("commit") or "unknown")[:digits] + "+" * bool(git.get("dirty"))
 
 
+def weights_of(origin: Mapping[str, Any]) -> dict[str, str]:
+    """Return what form a model's weights have, by model; none for those as published."""
+    forms = {m: source.partition(", ")[2] for m, source in origin.get("weights", {}).items()}
+    return {model: form for model, form in forms.items() if form}
+
+
 def methods_of(items: Items, labels: Names, **where: Any) -> dict[str, str]:
     """Return display names by method: models before and guards first, then as in `labels`."""
     present, names = items.methods(**where), {**NAMES, **labels}

@@ -19,7 +19,7 @@ import transformers as hf
 from numpy.typing import ArrayLike
 
 from unlearn_lib.settings import TextClassifierSettings
-from unlearn_lib.util import CompanionError
+from unlearn_lib.util import CompanionError, one_device
 
 MULTI_LABEL = "multi_label_classification"
 Rows = list[dict[str, list[int]]]
@@ -117,7 +117,7 @@ class TextClassifier:
             )
             loss = None if multi_label else class_weighted_loss(labels)
             inputs = {"train_dataset": rows, "processing_class": tokenizer}
-            trainer = hf.Trainer(model, arguments, compute_loss_func=loss, **inputs)
+            trainer = hf.Trainer(model, one_device(arguments), compute_loss_func=loss, **inputs)
             trainer.remove_callback(hf.PrinterCallback)
             final = trainer.train().training_loss
         if not np.isfinite(final):

@@ -84,6 +84,27 @@ def file_digests(folder: Path, without: str) -> dict[str, str]:
     return {name: file_sha256(path) for name, path in names.items() if name != without}
 
 
+def one_device(arguments: Any) -> Any:
+    """Return Trainer's arguments for one device: over several its DataParallel loses rows."""
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def refuse_processes() -> None:
+    """Refuse to be one of several processes that torchrun, accelerate or MPI started together.
+
+    Raises:
+        CompanionError: there are more than one.
+    """
+    names = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+    for name in names:  # those that accelerate reads
+        if (size := os.environ.get(name, "1")).strip() not in ("", "0", "1"):
+            raise CompanionError(
+                f"{name} is {size}, but one process trains on one device: start it alone, with "
+                "python, or unset that."
+            )
+
+
 def digest(*values: Any) -> str:
     """Return the sha256 of values as canonical JSON; what JSON lacks is written as its `str`."""
     text = json.dumps(values, sort_keys=True, default=str, ensure_ascii=False)

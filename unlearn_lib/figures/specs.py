@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from unlearn_lib import tables
 from unlearn_lib.figures import style
 from unlearn_lib.figures.kinds import Drawn, Measure, Source, curves, dots, tradeoff
 from unlearn_lib.results import Items
@@ -168,14 +169,15 @@ def write_all(items: Items, folder: Path, labels: Names, origin: Mapping[str, An
     items give the same bytes on one machine.
 
     Args:
-        origin: goes into the provenance; `profile` and `git` stand in the footers too.
+        origin: goes into the provenance; `profile`, `git` and `weights` stand in the footers too.
     """
     note = f"profile {origin.get('profile', 'unnamed')} · commit {commit_of(origin, 7)}"
     folder.mkdir(parents=True, exist_ok=True)
     for name in figures_of(items):
         models = items.models(FIGURES[name].tasks_in(items)[0])
         for place, model in enumerate(models):
-            figure = draw(name, items, labels, note, model if len(models) > 1 else "")
+            notes = " · ".join(filter(None, [tables.weights_of(origin).get(model), note]))
+            figure = draw(name, items, labels, notes, model if len(models) > 1 else "")
             for kind in style.UNDATED:
                 path = folder / f"{name}{f'_{slug(model)}' * (place > 0)}.{kind}"
                 path.write_bytes(style.rendered(figure, kind))

@@ -32,7 +32,7 @@ from unlearn_lib.model.attention import settle_attention
 from unlearn_lib.model.packing import PACKED
 from unlearn_lib.model.tokens import end_ids, load_tokenizer, special_ids
 from unlearn_lib.model_settings import LoraSettings, ModelSettings, Precision
-from unlearn_lib.util import CompanionError, digest
+from unlearn_lib.util import CompanionError, digest, refuse_processes
 
 TINY = "embedded/tiny-opt"
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, UnpicklingError, SafetensorError)
@@ -66,8 +66,9 @@ def choose_device(device: str) -> torch.device:
     """Return the device of a profile: `auto` takes a GPU when there is one.
 
     Raises:
-        CompanionError: `cuda` is asked for and there is none.
+        CompanionError: `cuda` is asked for and there is none, or there are several processes.
     """
+    refuse_processes()
     available = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and available == "cpu":
         raise CompanionError(

@@ -18,7 +18,7 @@ from unlearn_lib.profile import Profile
 from unlearn_lib.report import pages
 from unlearn_lib.report.notes import notes
 from unlearn_lib.stored import Stored
-from unlearn_lib.tables import commit_of
+from unlearn_lib.tables import commit_of, weights_of
 from unlearn_lib.util import digest
 
 HERE = Path(__file__).parent
@@ -61,6 +61,7 @@ def write_report(stored: Stored, profile: Profile) -> Path:
         "profile": profile,
         "stored": stored,
         "commit": commit_of(stored.origin),
+        "weights": weights_of(stored.origin),
         "symbols": SYMBOLS,
         "counts": claims.counts(verdicts),
         "headline": claims.table([verdict for verdict in verdicts if verdict.claim.headline]),

@@ -33,7 +33,7 @@ from unlearn_lib.model.tokens import Example
 from unlearn_lib.settings import MemoriseSettings, MethodSettings, TeachSettings
 from unlearn_lib.unlearn.methods import GD, Method
 from unlearn_lib.unlearn.steps import Pools, Step, draw_steps, epoch_steps, rescored, step_terms
-from unlearn_lib.util import CompanionError, file_digests, flush, write_text
+from unlearn_lib.util import CompanionError, file_digests, flush, one_device, write_text
 
 TEACH = Method("teach", "cross-entropy on the answers", **GD)
 LAST_GOOD, WHOLE = "last_good.safetensors", "whole.json"
@@ -251,8 +251,7 @@ def _arguments(
         logging_strategy="no",
         disable_tqdm=True,
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # else DataParallel, which loses rows
-    return arguments
+    return one_device(arguments)
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:
