@@ -5,10 +5,12 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -16,9 +18,16 @@ from torch.testing import assert_close
 
 from unlearn_lib.assets import Asset
 from unlearn_lib.model import loading
+from unlearn_lib.model.generate import continuations
 from unlearn_lib.model.loading import LanguageModel
 from unlearn_lib.model.packing import pack, packed_logits
-from unlearn_lib.model.tokens import SHORTEST_ANSWER, Example, PassageEncoder, TextEncoder
+from unlearn_lib.model.tokens import (
+    SHORTEST_ANSWER,
+    Example,
+    PassageEncoder,
+    TextEncoder,
+    context_of,
+)
 from unlearn_lib.settings import LoraSettings, ModelSettings
 from unlearn_lib.util import CompanionError
 
@@ -92,7 +101,7 @@ def test_only_the_chosen_blocks_get_an_adapter(
     "changed, message",
     [
         ({"lora": {"layers": [0, 2]}}, r"\[0, 2\], but the model's blocks are 0 to 1"),
-        ({"lora": {"layers": [1, 0]}}, r"\[1, 0\], but the model's blocks are 0 to 1"),
+        ({"lora": {"layers": [0, 2]}}, r"\[0, 2\], but the model's blocks are 0 to 1"),
         ({"lora": None, "quantization": "8bit"}, "quantised, so its weights cannot be trained"),
     ],
 )
@@ -453,3 +462,62 @@ def test_a_context_that_is_too_small_is_refused(cutter: PassageEncoder) -> None:
     assert cutter.chunks([TEXT], most)
     with pytest.raises(CompanionError, match="'chunk_tokens'"):
         cutter.chunks([TEXT], most + 1)
+
+
+def test_answers_are_the_models_own_choices_whatever_its_file_says(
+    load_tiny: Load, tmp_path: Path
+) -> None:
+    tiny = load_tiny("llama")
+    prompts = [(5, 6, 7), (11, 12)]
+    plain = continuations(tiny, prompts, 12, 2)
+    first = plain[0][0]
+    tiny.model.generation_config = transformers.GenerationConfig(
+        repetition_penalty=5.0, suppress_tokens=[first], no_repeat_ngram_size=1, min_new_tokens=9
+    )
+    assert continuations(tiny, prompts, 12, 2) != plain
+    tiny.model.save_pretrained(tmp_path)
+    tiny.tokenizer.save_pretrained(tmp_path)
+    again = loading.load(Asset("a/model", tmp_path, "mirror", "0"), PLAIN, "cpu")
+    assert continuations(again, prompts, 12, 2) == plain
+
+
+@pytest.mark.parametrize(
+    "rope, expected",
+    [
+        ({"rope_type": "default"}, 512),
+        ({"rope_type": "linear", "factor": 2.0}, 512),
+        ({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 128}, 512),
+        ({"rope_type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 128}, 128),
+        ({"rope_type": "longrope", "original_max_position_embeddings": 64}, 64),
+        ({"full_attention": {"rope_type": "dynamic", "original_max_position_embeddings": 96}}, 96),
+    ],
+)
+def test_a_context_ends_where_positions_are_scaled_by_length(
+    rope: dict[str, Any], expected: int
+) -> None:
+    config = SimpleNamespace(max_position_embeddings=512, rope_parameters=rope)
+    assert context_of(config) == expected
+    assert context_of(SimpleNamespace()) is None
+
+
+def test_scores_do_not_depend_on_the_batch_within_a_context_that_is_scaled_beyond() -> None:
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
+    config = transformers.LlamaConfig(
+        vocab_size=64,
+        initializer_range=0.5,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        rope_parameters=rope,
+    )
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(config).eval()
+    length = context_of(config)
+    assert length == 32
+    ids = torch.arange(40)[None] % 64
+    with torch.no_grad():
+        alone = model(ids[:, :length]).logits[0, :8]
+        assert_close(model(ids[:, :8]).logits[0], alone)
+        assert (model(ids).logits[0, :8] - alone).abs().max() > 1e-3, "beyond it they do"

@@ -76,8 +76,8 @@ def load(settings: AuthorsData) -> QuestionSplits:
 
     Raises:
         CompanionError: a file missing or unreadable; a row that no set may hold (see
-            `read_questions`) or that the reader's files hold twice; more tasks than the source
-            has rows for.
+            `read_questions`), that is there twice, or that is to be forgotten and retained; more
+            tasks than the source has rows for.
     """
     sources = {TOFU: _released, "embedded": _embedded, "files": _own}
     splits = sources[settings.source](settings)
@@ -135,9 +135,11 @@ def _released(settings: AuthorsData) -> QuestionSplits:
     later = [tuple(rest[start : start + len(forget)]) for start in starts]
     keys = set(map(row_key, chain(*later)))
     holdout = split.replace("forget", "holdout")
+    retain = tuple(row for row in read(RETAIN[split]) if row_key(row) not in keys)
+    questions.refuse_overlap({"the forget files": [*forget, *chain(*later)], "retain": retain})
     return QuestionSplits(
         tasks=(forget, *later),
-        retain=tuple(row for row in read(RETAIN[split]) if row_key(row) not in keys),
+        retain=retain,
         retain_evaluation=read("retain_perturbed", *REPHRASED),
         real_authors=read("real_authors_perturbed", WRONG),
         world_facts=read("world_facts_perturbed", WRONG),

@@ -30,7 +30,7 @@ from tokenizers import ByteLevelBPETokenizer
 from unlearn_lib.assets import Asset, cache_folder, require_space
 from unlearn_lib.model.attention import settle_attention
 from unlearn_lib.model.packing import PACKED
-from unlearn_lib.model.tokens import end_ids, load_tokenizer, special_ids
+from unlearn_lib.model.tokens import context_of, end_ids, load_tokenizer, special_ids
 from unlearn_lib.model_settings import LoraSettings, ModelSettings, Precision
 from unlearn_lib.util import CompanionError, digest, refuse_processes
 
@@ -53,8 +53,7 @@ class LanguageModel:
     @property
     def context(self) -> int:
         """The longest input in tokens; the tokenizer's limit where the model states none."""
-        stated = getattr(self.model.config, "max_position_embeddings", None)
-        return int(stated or self.tokenizer.model_max_length)
+        return context_of(self.model.config) or int(self.tokenizer.model_max_length)
 
     @functools.cached_property
     def ends(self) -> list[int]:
@@ -157,7 +156,6 @@ def load(asset: Asset, settings: ModelSettings, device: str = "auto") -> Languag
         )
     if settings.quantization == "none":
         model.to(place)
-    model.generation_config.forced_eos_token_id = None  # BART's: it replaces an answer's last token
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     hardware = {
@@ -168,6 +166,9 @@ def load(asset: Asset, settings: ModelSettings, device: str = "auto") -> Languag
         "weights_from": asset.source,
     }
     language_model = LanguageModel(model.eval(), tokenizer, hardware)
+    # Answers are the model's own choices: its file may also punish repetition, or force tokens.
+    own = special_ids(tokenizer) | {"eos_token_id": language_model.ends}
+    model.generation_config = hf.GenerationConfig(**own)
     hardware["rows"] = settle_attention(model, tokenizer, language_model.context, asset.id)
     hardware["answers_end_at"] = " ".join(tokenizer.convert_ids_to_tokens(language_model.ends))
     return language_model

@@ -96,6 +96,21 @@ def special_ids(tokenizer: Any) -> dict[str, int]:
     return {name: getattr(tokenizer, name) for name in names}
 
 
+def context_of(config: Any) -> int | None:
+    """Return the longest input in tokens that a configuration allows; None where it states none.
+
+    Where positions are scaled by length (dynamic, longrope) it is the length before scaling: beyond
+    it a row's positions would depend on the longest row of its batch.
+    """
+    lengths = [getattr(config, "max_position_embeddings", None)]
+    rope = getattr(config, "rope_parameters", None) or {}
+    for part in (rope, *(each for each in rope.values() if isinstance(each, dict))):
+        if part.get("rope_type") in ("dynamic", "longrope"):
+            name = "original_max_position_embeddings"
+            lengths += [part.get(name), getattr(config, name, None)]
+    return min((int(length) for length in lengths if length), default=None)
+
+
 def end_ids(tokenizer: Any, generation_config: Any = None) -> list[int]:
     """Return the tokens that end an answer, in ascending order.
 

@@ -15,7 +15,7 @@ from unlearn_lib.evaluation import FORGET, RETAIN, Item, Record
 from unlearn_lib.guard.model import Guard, GuardedModel
 from unlearn_lib.guard.tokens import Frame
 from unlearn_lib.model.loading import TINY, LanguageModel, LastAdapter, tiny_opt
-from unlearn_lib.model.tokens import Example, TextEncoder, load_tokenizer
+from unlearn_lib.model.tokens import Example, TextEncoder, context_of, load_tokenizer
 from unlearn_lib.settings import LoraSettings, MethodSettings
 from unlearn_lib.unlearn import trainer
 from unlearn_lib.unlearn.methods import Method
@@ -77,7 +77,8 @@ class Task:
     @functools.cached_property
     def context(self) -> int:
         """The model's longest input in tokens."""
-        return int(AutoConfig.from_pretrained(self.weights.folder).max_position_embeddings)
+        config = AutoConfig.from_pretrained(self.weights.folder)
+        return context_of(config) or int(self.tokenizer.model_max_length)
 
     @functools.cached_property
     def encode(self) -> judges.Encoder:
