@@ -15,7 +15,7 @@ from unlearn_lib.model import attention, loading
 from unlearn_lib.model.packing import pack, packed_activations, packed_logits
 from unlearn_lib.model.tokens import Example
 from unlearn_lib.settings import ModelSettings
-from unlearn_lib.util import CompanionError
+from unlearn_lib.util import SAID, CompanionError
 
 NAMED = {
     "llama": "packed",
@@ -73,10 +73,10 @@ def test_a_window_that_no_row_can_exceed_leaves_rows_packed(tokenizer: Any, tmp_
 def test_padded_rows_are_said_and_trained_like_packed_ones(
     tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    attention._say.cache_clear()
+    SAID.clear()
     tiny = load_kind("mistral", tokenizer, tmp_path)
     loading.load(Asset("mistral", tmp_path, "test", ""), ModelSettings(id="mistral"), "cpu")
-    assert capsys.readouterr().out.count("a window of 4 tokens, so rows are padded") == 1
+    assert capsys.readouterr().err.count("a window of 4 tokens, so rows are padded") == 1
     loading.make_trainable(tiny, ModelSettings(id="mistral", precision="float32"), seed=0)
     whole = Example((11, 12, 13, 14), ((15, 16, 17),), score_prompt=True)
     examples = [*architectures.EXAMPLES, whole]

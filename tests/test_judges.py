@@ -18,9 +18,9 @@ from unlearn_lib import judges
 from unlearn_lib.data.questions import Question
 from unlearn_lib.entailment import ENTAILED_KINDS, TrainedJudge, training_pairs
 from unlearn_lib.judges import EmbeddingJudge, HarmJudge, NliJudge, SequenceJudge
-from unlearn_lib.metrics.texts import SAID, refusals
+from unlearn_lib.metrics.texts import refusals
 from unlearn_lib.settings import JudgeSettings
-from unlearn_lib.util import CompanionError
+from unlearn_lib.util import SAID, CompanionError
 
 BAD, GOOD = ["bomb", "kill", "idiot", "poison"], ["tea", "garden", "music", "walk"]
 FEATURES = ("sentence_cosine", "words", "numbers", "names", "negation", "premise_overlap")
@@ -239,10 +239,10 @@ def test_judges_say_once_which_texts_they_cannot_read(
     SAID.clear()
     capsys.readouterr()
     judge.probability(["Ada was born in Lima."], ["She was born in Lima."])
-    assert not capsys.readouterr().out
+    assert not capsys.readouterr().err
     for _ in range(2):
         assert judge.probability(["Ada was born in Lima."], [russian]).shape == (1,)
-    out = capsys.readouterr().out
+    out = capsys.readouterr().err
     assert out.count("1 of ") == out.count(f"do not trust {name} on them") == 1
 
 
@@ -258,11 +258,11 @@ def test_the_list_of_refusals_says_once_what_it_cannot_read(
     ]
     SAID.clear()
     assert refusals(english).tolist() == [True] + [False] * 5
-    assert not capsys.readouterr().out
+    assert not capsys.readouterr().err
     for _ in range(2):
         assert not refusals([*english[1:], *others]).any()
     said = "4 of 9 texts do not look English: do not trust the list of refusals on them.\n"
-    assert capsys.readouterr().out == said
+    assert capsys.readouterr().err == said
 
 
 def test_the_trained_judge_knows_words_of_any_script() -> None:

@@ -101,7 +101,6 @@ def test_only_the_chosen_blocks_get_an_adapter(
     "changed, message",
     [
         ({"lora": {"layers": [0, 2]}}, r"\[0, 2\], but the model's blocks are 0 to 1"),
-        ({"lora": {"layers": [0, 2]}}, r"\[0, 2\], but the model's blocks are 0 to 1"),
         ({"lora": None, "quantization": "8bit"}, "quantised, so its weights cannot be trained"),
     ],
 )

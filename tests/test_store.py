@@ -16,7 +16,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from unlearn_lib.store import RunStore, Spec, git_state
-from unlearn_lib.util import ROOT
+from unlearn_lib.util import ROOT, say
 
 SPEC = Spec("stage", {"steps": 3, "seed": 7}, ("parent",), {"rows": "abc"}, "code")
 LEAVES = (
@@ -187,8 +187,10 @@ def test_provenance_is_complete_and_private(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "secret_of_this_test")
     monkeypatch.setenv("USER", "user_of_this_test")
+    say("A book of 3 chapters.")
     run = RunStore(tmp_path).get(SPEC, compute)
     origin = run.provenance
+    assert "A book of 3 chapters." in origin["said"]
     assert {"git", "lock_sha256", "python", "machine"} < set(origin)
     assert origin["versions"]["torch"] and origin["versions"]["transformers"]
     assert (origin["seed"], origin["data"]) == (7, {"rows": "abc"})

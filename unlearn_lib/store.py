@@ -30,7 +30,7 @@ from typing import Any
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-from unlearn_lib.util import ROOT, CompanionError, digest, file_digests, flush, write_text
+from unlearn_lib.util import ROOT, SAID, CompanionError, digest, file_digests, flush, write_text
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "numpy")
 STAMP = ".commit"
@@ -168,7 +168,7 @@ class RunStore:
 def _write(folder: Path, spec: Spec, result: dict[str, Any], seconds: float, peak: int) -> None:
     """Write `provenance.json`, then `run.json`, which says what every other file holds."""
     origin = provenance() | {"data": spec.data, "seed": spec.settings.get("seed")}
-    origin |= {"hardware": result.get("hardware", {})}
+    origin |= {"hardware": result.get("hardware", {}), "said": [*SAID]}
     origin |= {"wall_seconds": round(seconds, 3), "peak_memory_bytes": peak}
     write_text(folder / "provenance.json", _json(origin))
     record = {"key": spec.key, "stage": spec.stage, "settings": spec.settings}

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -35,6 +36,17 @@ def entry_of(table: Mapping[str, Any], name: str, problem: str) -> Any:
     if name not in table:
         raise CompanionError(f"{problem} '{name}'{nearest(name, table)}.")
     return table[name]
+
+
+SAID: dict[str, None] = {}
+"""What this process has said of its results, in order; every later run records it."""
+
+
+def say(text: str) -> None:
+    """Print a sentence on stderr once in a process, and keep it for the provenance of its runs."""
+    if text not in SAID:
+        SAID[text] = None
+        print(text, file=sys.stderr)
 
 
 def write_text(path: Path, text: str) -> None:

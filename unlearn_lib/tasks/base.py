@@ -21,6 +21,7 @@ from unlearn_lib.unlearn import trainer
 from unlearn_lib.unlearn.methods import Method
 from unlearn_lib.unlearn.steps import Pools, Step, draw_steps
 from unlearn_lib.unlearn.trainer import OnStep
+from unlearn_lib.util import say
 
 BASE, TARGET, RETAIN_MODEL = "base", "target", "retain_model"
 PREFIX_TOKENS = 96
@@ -62,7 +63,7 @@ class Task:
         if self.model.id == TINY:
             return tiny_opt(self.texts_for_tiny())
         asset = assets.find_model(self.model.id)
-        print(f"{self.model.id}: from {asset.source}.")
+        say(f"{self.model.id}: from {asset.source}.")
         return asset
 
     def texts_for_tiny(self) -> list[str]:

@@ -19,7 +19,7 @@ from unlearn_lib.settings import MethodSettings
 from unlearn_lib.tasks.base import BASE, Own, Task, sentence_encoder
 from unlearn_lib.unlearn.methods import Method
 from unlearn_lib.unlearn.steps import Pools
-from unlearn_lib.util import digest
+from unlearn_lib.util import digest, say
 
 JUDGE_SEED = 0
 
@@ -125,7 +125,7 @@ class Harm(Task):
         try:
             return assets.find_model(name).folder if name else None
         except assets.AssetMissing:
-            print(
+            say(
                 f"The BLEURT weights '{name}' are missing, so bleurt_original is left out; put "
                 f"them in a folder models/{name} below UNLEARN_MIRROR."
             )

@@ -33,7 +33,7 @@ from unlearn_lib.model.tokens import Example
 from unlearn_lib.settings import MemoriseSettings, MethodSettings, TeachSettings
 from unlearn_lib.unlearn.methods import GD, Method
 from unlearn_lib.unlearn.steps import Pools, Step, draw_steps, epoch_steps, rescored, step_terms
-from unlearn_lib.util import CompanionError, file_digests, flush, one_device, write_text
+from unlearn_lib.util import CompanionError, file_digests, flush, one_device, say, write_text
 
 TEACH = Method("teach", "cross-entropy on the answers", **GD)
 LAST_GOOD, WHOLE = "last_good.safetensors", "whole.json"
@@ -270,7 +270,7 @@ def last_whole_checkpoint(folder: Path) -> str | None:
             if json.loads((checkpoint / WHOLE).read_text()) == file_digests(checkpoint, WHOLE):
                 steps[int(checkpoint.name.split("-")[1])] = checkpoint
             else:
-                print(f"{checkpoint.name} was altered; training goes on from an earlier one.")
+                say(f"{checkpoint.name} was altered; training goes on from an earlier one.")
     return str(steps[max(steps)]) if steps else None
 
 
