@@ -30,7 +30,7 @@ from unlearn_lib.util import CompanionError
 
 LEAST_CHAPTERS = 3
 LEAST_WORDS = 1000  # of a book
-CHAPTER_WORDS = 50  # a heading with fewer words beneath it is an entry of the table of contents
+CHAPTER_WORDS = 25  # a heading with fewer words beneath it is an entry of the table of contents
 PART_WORDS = 1500
 LONG_LINE = 160  # characters; no wrapped text is wider, so each such line is a paragraph
 FULL = 0.75  # of the usual width: more than that, with the next line's first word, is a full line
@@ -99,7 +99,7 @@ class BookText(NamedTuple):
 def read_book(path: Path) -> BookText:
     """Read a book; the ending of the file's name tells its format.
 
-    A chapter begins at a heading with at least 50 words beneath it ("Chapter One", "CHAPTER IV.
+    A chapter begins at a heading with at least 25 words beneath it ("Chapter One", "CHAPTER IV.
     RAIN", "CHAPTER 1. Loomings.", "1.", "第一章", "פרק א", an h1 or h2 of an EPUB or an entry of
     its table of contents). A book with fewer than three chapters is cut into parts. What was read
     and which numbers are missing says `BookText.summary`.
