@@ -71,6 +71,13 @@ def test_assets_are_hashed_and_bring_no_dependencies() -> None:
         assert all(wheel["hash"].startswith("sha256:") for wheel in package["wheels"])
 
 
+def test_every_locked_file_has_a_hash() -> None:
+    for package in LOCKED:
+        files = [*package.get("wheels", []), *filter(None, [package.get("sdist")])]
+        assert "registry" not in package["source"] or files
+        assert all(file["hash"].startswith("sha256:") for file in files), package["name"]
+
+
 def test_no_file_names_a_private_index() -> None:
     lock = (ROOT / "uv.lock").read_text(encoding="utf-8")
     assert set(re.findall(r"https?://([^/\"]+)", lock)) == {"pypi.org", "files.pythonhosted.org"}
