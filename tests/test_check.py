@@ -16,7 +16,6 @@ AUTHORS = ("tasks", "authors")
 SENSELESS: dict[str, tuple[tuple[str, ...], Any]] = {
     "inf": ((*AUTHORS, "method", "learning_rate"), float("inf")),
     "nan": ((*AUTHORS, "method", "beta"), float("nan")),
-    "a huge rate": ((*AUTHORS, "method", "learning_rate"), 50.0),
     "steps beyond reason": ((*AUTHORS, "method", "steps"), 10**12),
     "a batch beyond reason": ((*AUTHORS, "method", "batch_size"), 10**9),
     "a rank beyond reason": (("models", "embedded/tiny-opt", "lora", "rank"), 10**7),

@@ -275,7 +275,7 @@ def test_what_was_taught_is_known_word_for_word(
     with pytest.raises(CompanionError, match="the set is empty"):
         teach(tiny, [], settings, 0, tmp_path / "t")
     with pytest.raises(CompanionError, match="diverged"):
-        settings = settings.model_copy(update={"learning_rate": 1e30, "batch_size": 1})
+        settings = TeachSettings(epochs=2, batch_size=1, learning_rate=1e30)
         teach(load_tiny("opt", seed=0), pools.forget, settings, 0, tmp_path / "t")
 
 
@@ -290,8 +290,8 @@ def learn(load_tiny: Load, tokenizer: Any, tmp_path: Path) -> Callable[..., Any]
     """Let a fresh tiny OPT memorise the text, cut elsewhere in each epoch."""
 
     def learn(lora: Any = LORA, shift: int = 0, **changed: Any) -> Any:
-        plain = MemoriseSettings(epochs=4, learning_rate=3e-3, schedule="constant")
-        settings, cutter = plain.model_copy(update=changed), PassageEncoder(tokenizer, 4, 8, 128)
+        values = {"epochs": 4, "learning_rate": 3e-3, "schedule": "constant", **changed}
+        settings, cutter = MemoriseSettings(**values), PassageEncoder(tokenizer, 4, 8, 128)
         tiny, folder = load_tiny("opt", seed=0, lora=lora), tmp_path / "m"
         chunks = [cutter.chunks([TEXT], 32, shift * epoch) for epoch in range(settings.epochs)]
         passages = cutter.passages([TEXT])

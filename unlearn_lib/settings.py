@@ -25,7 +25,7 @@ CorruptionName = Literal[Noise, Replacement, Flip, Move, Addition, Subtraction]
 class TrainingSettings(Settings):
     """What all training has: AdamW's step and how many steps it warms up."""
 
-    learning_rate: float = Field(gt=0, le=10)
+    learning_rate: float = Field(gt=0)
     warmup_steps: int = Field(0, ge=0)
     weight_decay: float = Field(0.0, ge=0)
 
