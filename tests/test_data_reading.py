@@ -343,9 +343,12 @@ def with_package(change: Callable[[bytes], bytes]) -> bytes:
 def test_an_epub_reads_each_document_once(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     blocks = reading._blocks_of_document
-    monkeypatch.setattr(
-        reading, "_blocks_of_document", lambda *args: read.append(args[1]) or blocks(*args)
-    )
+
+    def counted(data: bytes, title: str) -> list[reading.Block]:
+        read.append(title)
+        return blocks(data, title)
+
+    monkeypatch.setattr(reading, "_blocks_of_document", counted)
     one = b'<itemref idref="y.xhtml"/>'
     again = b'<item id="again" href="text/y.xhtml"/>'
     data = with_package(
@@ -368,11 +371,8 @@ def test_entities_of_an_epub_are_not_expanded(put: Put, tmp_path: Path, soon: No
     laughs = "".join(f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in pairwise("abcdefghij"))
     head = f'<!DOCTYPE p [<!ENTITY s SYSTEM "file://{tmp_path}/secret"><!ENTITY a "ha">{laughs}]>'
     for name in "sj":
-        data = with_package(
-            lambda text, name=name: (head.encode() + text).replace(
-                b"The Keeper", b"The Keeper &%s;" % name.encode()
-            )
-        )
+        named = f"The Keeper &{name};".encode()
+        data = with_package(lambda text: head.encode() + text.replace(b"The Keeper", named))  # noqa: B023
         try:
             title = read_book(put("novel.epub", data)).title
         except CompanionError as error:

@@ -15,6 +15,7 @@ from matplotlib.text import Text
 from synthetic import synthetic_items
 
 from unlearn_lib import figures
+from unlearn_lib.figures.style import rendered
 from unlearn_lib.results import Items
 from unlearn_lib.util import CompanionError
 
@@ -98,3 +99,23 @@ def test_curves_of_a_training_have_a_panel_for_each_loss_term() -> None:
 def test_nothing_heavy_is_imported(module: str, heavy: str) -> None:
     code = f"import sys, unlearn_lib.{module}; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+ODD = "_a$x$ 5 % a_b^{2} \\frac{1} # & ~ <b>"
+
+
+@pytest.mark.parametrize("name", ["harmful_rate", "book_tradeoff", "closer_look_continual"])
+def test_a_label_is_plain_text(name: str, items: Items, tmp_path: Path) -> None:
+    labels = {method: f"{ODD} {method}" for method in items.methods()}
+    figure = figures.draw(name, items, labels)
+    rendered(figure, "svg")
+    texts = [text for text in figure.findobj(Text) if "5 %" in text.get_text()]
+    shown = " ".join(" ".join(text.get_text() for text in texts).split())
+    assert f"{ODD} ga_gd" in shown or f"{ODD} arora" in shown
+    assert not any(text.get_parse_math() or text.get_usetex() for text in texts)
+
+
+def test_a_label_of_a_training_is_plain_text() -> None:
+    step = pd.DataFrame({"step": [0, 1], "forget": [1.0, 2.0]})
+    figure = figures.curves_of_training({ODD: step})
+    assert rendered(figure, "png") and figure.legends[0].get_texts()[0].get_text() == ODD

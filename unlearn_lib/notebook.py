@@ -17,6 +17,7 @@ from unlearn_lib.tables import NAMES, Column, Names
 
 pd.set_option("display.max_colwidth", 240)
 pd.set_option("display.max_rows", 200)
+pd.set_option("display.html.use_mathjax", False)  # two $ in a label are no formula
 
 PERSONAL = re.compile(r"https?://\S+|\+?\d[\d\s().-]{6,}\d")
 MASK = "[masked]"

@@ -22,9 +22,10 @@ def parsed_document(data: bytes, parser: str) -> BeautifulSoup:
 
 def text_of(soup: Tag) -> str:
     """Return the text of a document in one pass, a BORDER around blocks, a MARK before headings."""
-    waiting, texts = [soup], list[str]()
+    waiting: list[Any] = [soup]
+    texts: list[str] = []
     while waiting:
-        node: Any = waiting.pop()
+        node = waiting.pop()
         if isinstance(node, Tag):
             inside, heading = node.contents[::-1], node.get_text() if node.name in HEADS else ""
             border = [BORDER] * (node.name in BLOCK_TAGS)

@@ -51,7 +51,7 @@ LINKS = "nav:first-of-type a[href], navPoint > content[src]"
 NOTE_MARK = re.compile(r"[(\[]?(\d{1,3}|[*†‡§]+)[)\]]?")
 COLUMN_SHARE = 0.2  # of the pages with text; an index in columns is less
 DAMAGE = (BadZipFile, EOFError, LookupError, OSError, RuntimeError, ValueError, zlib.error)
-DAMAGE += (ParserRejectedMarkup,)
+FAULTS = (*DAMAGE, ParserRejectedMarkup)
 
 
 class Block(NamedTuple):
@@ -125,7 +125,7 @@ def read_book(path: Path) -> BookText:
                 "(UTF-8), or give it the ending of what it is."
             )
         title, blocks = readers[kind](data)
-    except DAMAGE as error:
+    except FAULTS as error:
         raise CompanionError(
             f"{path} cannot be read ({_tidy(str(error))}); bring a whole copy without protection."
         ) from error
