@@ -17,7 +17,8 @@ from synthetic import synthetic_items
 from unlearn_lib import figures
 from unlearn_lib.figures.style import rendered
 from unlearn_lib.results import Items
-from unlearn_lib.util import CompanionError
+from unlearn_lib.stored import missing_pictures
+from unlearn_lib.util import ROOT, CompanionError
 
 LABELS = {"arora": "GA + mismatch + KL (published)", "ga_gd": "GA + GD", "me_gd": "ME + GD"}
 SMALLEST = 7
@@ -81,6 +82,23 @@ def test_files_and_one_provenance_are_written_for_each_language_model(tmp_path: 
     stems = {path.stem for path in tmp_path.glob("*.svg")}
     assert stems == {"harmful_rate", "harmful_rate_larger"}
     assert json.loads((tmp_path / "provenance.json").read_text())["figures"] == ["harmful_rate"]
+    assert missing_pictures(tmp_path) == []
+    for name in ("harmful_rate.pdf", "harmful_rate_larger.png"):
+        (tmp_path / name).unlink()
+    assert missing_pictures(tmp_path) == ["harmful_rate.pdf", "harmful_rate_larger.png"]
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"figures": []}'])
+def test_a_folder_that_names_no_pictures_lacks_its_provenance(
+    content: str | None, tmp_path: Path
+) -> None:
+    if content:
+        (tmp_path / "provenance.json").write_text(content)
+    assert missing_pictures(tmp_path) == ["provenance.json"]
+
+
+def test_every_committed_picture_is_there() -> None:
+    assert [missing_pictures(folder) for folder in (ROOT / "figures").iterdir()] == [[]]
 
 
 def test_curves_of_a_training_have_a_panel_for_each_loss_term() -> None:

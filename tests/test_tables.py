@@ -150,7 +150,9 @@ def test_a_label_is_plain_text_in_every_format(tmp_path: Path) -> None:
     grid = (tmp_path / "eco_costs.md").read_text().split("\n\n")[0]
     for table in (grid, markdown(build("eco_costs", items, {"ga": ODD}))):
         page = str(mistune.create_markdown(escape=False, plugins=["table"])(table))
-        cells = [[td.get_text() for td in row("td")] for row in BeautifulSoup(page, "html.parser")("tr")]
+        cells = [
+            [td.get_text() for td in row("td")] for row in BeautifulSoup(page, "html.parser")("tr")
+        ]
         assert [len(row) for row in cells[1:]] == [7, 7], "a row for each method"
         assert " ".join(ODD.split()) in cells[2]
         assert not any(tag in page for tag in ("<script", "<code", "<a "))

@@ -119,9 +119,9 @@ def read_book(path: Path) -> BookText:
         raise CompanionError(f"There is no {', '.join(readers)} file {path}; check its path.")
     try:
         data = path.read_bytes()
-        if (like := looks_like(data)) not in ("", FORMATS[kind]):
+        if (like := looks_like(data)) not in ("", *FORMATS[kind]):
             raise CompanionError(
-                f"{path} is {like} by its content, and not {FORMATS[kind]}; save it as plain text "
+                f"{path} is {like} by its content, not {FORMATS[kind][0]}; save it as plain text "
                 "(UTF-8), or give it the ending of what it is."
             )
         title, blocks = readers[kind](data)
