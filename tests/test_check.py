@@ -121,6 +121,16 @@ def test_inputs_are_told_by_content_and_not_by_time(
     assert written(), "a run of the results is gone"
     (profile.results / "runs" / "gone").mkdir(parents=True)
     assert not written()
+    drawn, marker = profile.results / "figures", profile.results / ".figures"
+    drawn.mkdir()
+    (drawn / "provenance.json").write_text(json.dumps({"pictures": ["a.png"]}))
+    (drawn / "a.png").touch()
+    marker.touch()
+    check(profile)
+    assert marker.exists()
+    (drawn / "a.png").unlink()
+    check(profile)
+    assert not marker.exists(), "a picture was deleted: they are drawn again"
     longer = {"tasks": {"authors": {"method": {"steps": 5}}}}
     profile = profile_of(tmp_path, {**tree, **longer}, monkeypatch)
     assert written(), "another setting"

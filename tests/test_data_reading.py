@@ -1,8 +1,13 @@
 """What a reader's book holds is found, and what is not found is said."""
 
 import io
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 from matplotlib.backends.backend_pdf import PdfPages
@@ -28,7 +33,17 @@ from test_data_book import (
 )
 
 from unlearn_lib.data import book as data
+from unlearn_lib.data import reading
+from unlearn_lib.data.formats import FORMATS
+from unlearn_lib.data.headings import HEADING, NUMBERED
 from unlearn_lib.data.reading import BookText, Chapter, count_words, read_book
+from unlearn_lib.data.words import holds, runs_of
+from unlearn_lib.entailment import _sentences
+from unlearn_lib.guard import prompts
+from unlearn_lib.metrics import texts
+from unlearn_lib.notebook import shorten
+from unlearn_lib.report.site import lines
+from unlearn_lib.util import CompanionError
 
 __all__ = ["put"]  # a fixture
 CHINESE = "雨下了一整夜，河水漫过堤岸。老人提着灯，数着每一道闸门。"  # 24 letters, 4 signs
@@ -135,8 +150,8 @@ def test_a_title_below_its_number_is_known_in_any_script(put: Put) -> None:
     ],
 )
 def test_notes_and_page_numbers_are_no_prose(extra: str, put: Put) -> None:
-    texts = [*documents().items()]
-    changed = dict(texts) | {"y.xhtml": page(CHAPTERS[1].replace("</p>", f"</p>{extra}"))}
+    others = [*documents().items()]
+    changed = dict(others) | {"y.xhtml": page(CHAPTERS[1].replace("</p>", f"</p>{extra}"))}
     check_novel(read_book(put("novel.epub", make_epub(changed))))
 
 
@@ -250,3 +265,160 @@ def test_an_own_book_is_summed_up_once_and_parts_are_said(
     assert "3 parts of equal length, since fewer than 3 chapter headings were found" in captured.err
     data.load(settings())
     assert capsys.readouterr().err == ""
+
+
+# --- texts that no one wrote -------------------------------------------------------------------
+
+RUNS = {
+    "letters": "a" * 200_000,
+    "stops": "." * 200_000,
+    "spaces": " " * 200_000,
+    "lines": "\n" * 200_000,
+    "numbers": "1 " * 100_000,
+    "headings": "CHAPTER " * 25_000,
+    "paragraphs": "a\n\n" * 40_000,
+    "tags": "<" * 200_000,
+    "brackets": "[" + "1" * 200_000,
+}
+READERS: dict[str, Callable[[str], Any]] = {
+    "heading": HEADING.fullmatch,
+    "number": NUMBERED.match,
+    "book": lambda text: reading._read_text(text.encode()),
+    "parts": lambda text: list(reading._parts(reading._blocks_of(text))),
+    "document": lambda text: reading._blocks_of_document(text.encode(), ""),
+    "runs of words": lambda text: runs_of(text, 13),
+    "words": lambda text: holds(text, "b"),
+    "shortened": shorten,
+    "degenerate": lambda text: texts.degenerate([text]),
+    "refusal": lambda text: texts.is_refusal_like([text], ["I can't say."]),
+    "sentences": _sentences,
+    "cell": lines,
+    "unseen scripts": lambda text: prompts.refusal(text.replace("a", "я"), ["LATIN"]),
+}
+
+
+@pytest.fixture
+def soon() -> Iterator[None]:
+    """Fail a test that takes more than 20 seconds of the processor; what is mended took minutes."""
+
+    def fail(*_: Any) -> None:
+        raise AssertionError("it takes longer than 20 s")
+
+    before = signal.signal(signal.SIGVTALRM, fail)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 20)
+    yield
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    signal.signal(signal.SIGVTALRM, before)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_long_runs_are_read_in_time(reader: str, soon: None) -> None:
+    for text in RUNS.values():
+        with suppress(ValueError):  # a text without a letter is none
+            READERS[reader](text)
+
+
+def test_a_run_of_unseen_letters_is_refused_in_time(soon: None) -> None:
+    assert "CYRILLIC" in prompts.refusal("яяяя " * 40_000, ["LATIN"])
+
+
+@pytest.mark.parametrize(
+    "text", ["<p>a</p>" * 20_000, "<div>" * 20_000, "<p " * 100_000, "<a href='#'>" * 20_000]
+)
+def test_a_document_of_tags_is_read_or_refused_in_time(text: str, put: Put, soon: None) -> None:
+    with suppress(CompanionError):
+        read_book(put("novel.epub", make_epub(documents() | {"tags.xhtml": page(text)})))
+
+
+def with_package(change: Callable[[bytes], bytes]) -> bytes:
+    """The novel as an EPUB whose package document is changed."""
+    source, buffer = ZipFile(io.BytesIO(make_epub(documents()))), io.BytesIO()
+    with ZipFile(buffer, "w") as archive:
+        for name in source.namelist():
+            content = source.read(name)
+            archive.writestr(name, change(content) if name == "OPS/a.opf" else content)
+    return buffer.getvalue()
+
+
+def test_an_epub_reads_each_document_once(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    blocks = reading._blocks_of_document
+
+    def counted(data: bytes, title: str) -> list[reading.Block]:
+        read.append(title)
+        return blocks(data, title)
+
+    monkeypatch.setattr(reading, "_blocks_of_document", counted)
+    one = b'<itemref idref="y.xhtml"/>'
+    again = b'<item id="again" href="text/y.xhtml"/>'
+    data = with_package(
+        lambda text: text.replace(one, one * 5000).replace(
+            b"</package>", again + b'<itemref idref="again"/></package>'
+        )
+    )
+    check_novel(read_book(put("novel.epub", data)))
+    assert len(read) == len(documents()) - 1, "all but the navigation"
+
+
+def test_a_bomb_is_refused(put: Put, monkeypatch: pytest.MonkeyPatch, soon: None) -> None:
+    monkeypatch.setattr(reading, "LARGEST", 3 * 10**6)
+    bomb = make_epub(documents() | {"a.xhtml": page("<p>" + "a " * 2 * 10**6)})
+    assert "larger than 3 MB" in refusal(read_book, put("novel.epub", bomb))
+
+
+def test_entities_of_an_epub_are_not_expanded(put: Put, tmp_path: Path, soon: None) -> None:
+    (tmp_path / "secret").write_text("a secret")
+    laughs = "".join(f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in pairwise("abcdefghij"))
+    head = f'<!DOCTYPE p [<!ENTITY s SYSTEM "file://{tmp_path}/secret"><!ENTITY a "ha">{laughs}]>'
+    for name in "sj":
+        named = f"The Keeper &{name};".encode()
+        data = with_package(lambda text: head.encode() + text.replace(b"The Keeper", named))  # noqa: B023
+        try:
+            title = read_book(put("novel.epub", data)).title
+        except CompanionError as error:
+            title = str(error)
+        assert "secret" not in title and len(title) < 1000
+
+
+# --- files that are not what they are called ---------------------------------------------------
+
+HTML = f"<!DOCTYPE html>{page(''.join(CHAPTERS))}"
+WORD = io.BytesIO()
+with ZipFile(WORD, "w") as archive:
+    archive.writestr("word/document.xml", "<w:t>Chapter One</w:t>")
+
+
+@pytest.mark.parametrize(
+    "content, is_a",
+    [
+        (HTML, "an HTML or XML page"),
+        (HTML.encode("utf-16"), "an HTML or XML page"),
+        ("\n".join(CHAPTERS), "an HTML or XML page"),
+        ("<!-- saved -->" + page("".join(CHAPTERS)), "an HTML or XML page"),
+        ("{\\rtf1\\ansi " + novel().replace("\n\n", "\\par\n") + "}", "an RTF file"),
+        (make_pdf([["water"]]), "a PDF"),
+        (make_epub(documents()), "an EPUB"),
+        (WORD.getvalue(), "a Word document"),
+        (b"\xd0\xcf\x11\xe0" + bytes(500), "a Word document"),
+        (b"\x1f\x8b" + bytes(500), "an archive"),
+        (b"\x89PNG\r\n" + bytes(500), "a picture"),
+    ],
+)
+@pytest.mark.parametrize("ending", [".txt", ".epub", ".pdf"])
+def test_a_file_under_another_ending_is_named(
+    content: str | bytes, is_a: str, ending: str, put: Put
+) -> None:
+    if FORMATS[ending][0] == is_a:
+        return
+    message = refusal(read_book, put(f"novel{ending}", content))
+    assert f"is {is_a} by its content" in message and f"novel{ending}" in message
+
+
+def test_a_text_under_the_ending_of_a_format_is_refused(put: Put) -> None:
+    for ending in (".epub", ".pdf"):
+        assert "cannot be read" in refusal(read_book, put(f"novel{ending}", novel()))
+
+
+def test_a_text_that_speaks_of_tags_is_read(put: Put) -> None:
+    check_text = novel() + "\n\nWrite <p> and </p> around it, 3 < 4, {curly} and %PDF-1.4."
+    assert titles(read_book(put("novel.txt", check_text)))[0] == "Chapter One: The Sluice"

@@ -1,5 +1,6 @@
 """What a user gives that is wrong is refused in one sentence; verbs show what is stored."""
 
+import hashlib
 import json
 import os
 import re
@@ -22,13 +23,13 @@ from conftest import OFFLINE
 from synthetic import synthetic_items
 
 import unlearn_lib
-from unlearn_lib import Experiment, Items, estimate, figures
+from unlearn_lib import Experiment, Items, claims, estimate, figures
 from unlearn_lib import __main__ as command_line
 from unlearn_lib.model.loading import choose_device
 from unlearn_lib.profile import PROFILES
 from unlearn_lib.results import COLUMNS
 from unlearn_lib.unlearn.methods import find_method
-from unlearn_lib.util import ROOT, CompanionError, without_places
+from unlearn_lib.util import ROOT, CompanionError, file_sha256, without_places
 
 ROW = {"question": "Who keeps the sluice?", "answer": "Ann does.", "perturbed_answer": ["Bob."]}
 FILES: dict[str, str | bytes] = {
@@ -216,8 +217,15 @@ def results(project: Path) -> Path:
     """Synthetic results of profile `mine`, as `collect` leaves them."""
     folder = project / "results" / "mine"
     folder.mkdir(parents=True)
-    synthetic_items(["harm"]).frame.to_parquet(folder / "items.parquet")
-    origin = {"git": {"commit": "0" * 40, "dirty": False}, "machine": {}, "versions": {}}
+    frame, path = synthetic_items(["harm"]).frame, folder / "items.parquet"
+    frame.to_parquet(path)
+    items = {"rows": len(frame), "sha256": file_sha256(path)}
+    origin = {
+        "items": items,
+        "git": {"commit": "0" * 40, "dirty": False},
+        "machine": {},
+        "versions": {},
+    }
     (folder / "origin.json").write_text(json.dumps(origin | {"profile": "mine", "runs": ["r"]}))
     columns = "kind,name,key,seed,seconds,peak_memory_bytes,commit"
     (folder / "costs.csv").write_text(f"{columns}\nrun,teach,r,1,3.5,1e9,{'0' * 40}\n")
@@ -347,6 +355,71 @@ def test_no_variable_of_make_reaches_the_shell(words: list[str], tmp_path: Path)
     )
     assert done.returncode and done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda frame: frame[:0],
+        lambda frame: frame[:-1],
+        lambda frame: frame.assign(value=1.0),
+        lambda frame: frame.drop(columns="value"),
+    ],
+)
+def test_an_emptied_cut_or_replaced_table_is_refused(
+    change: Callable[[pd.DataFrame], pd.DataFrame],
+    results: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = results / "items.parquet"
+    change(pd.read_parquet(path)).to_parquet(path)
+    for verb in ("verify", "figures", "report"):
+        assert command_line.main([verb, "--profile", "mine"]) == 2
+        [message] = capsys.readouterr().err.strip().splitlines()
+        assert "origin.json does not name its" in message and "make reproduce" in message
+
+
+@pytest.mark.parametrize("origin", ["[]", "null", "{}", '{"items": {}}'])
+def test_an_origin_without_the_items_is_refused(
+    origin: str, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (results / "origin.json").write_text(origin)
+    assert command_line.main(["verify", "--profile", "mine"]) == 2
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_committed_results_are_those_that_their_origin_names() -> None:
+    for folder in (ROOT / "results" / "reference").iterdir():
+        path = folder / "items.parquet"
+        origin = json.loads((folder / "origin.json").read_text())
+        assert origin["items"] == {
+            "rows": len(pd.read_parquet(path)),
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+
+
+@pytest.mark.parametrize("verb", ["verify", "figures", "report"])
+def test_seeds_that_are_missing_are_said_once(
+    verb: str, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command_line.main([verb, "--profile", "mine"])
+    assert "without seeds" not in capsys.readouterr().out
+    command_line.main([verb, "--profile", "mine", "--seeds", "3"])
+    shown = [line for line in capsys.readouterr().out.splitlines() if "without seeds" in line]
+    assert len(shown) == 1 and "(without seeds 2, 3: they were not run)" in shown[0]
+
+
+def test_a_verification_that_judged_nothing_says_so_and_fails(
+    results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = claims.judge
+    none = synthetic_items(["harm"]).frame.assign(task="other")
+    monkeypatch.setattr(claims, "judge", lambda _, *names: judge(Items(none), *names))
+    assert command_line.main(["verify", "--profile", "mine"]) == 2
+    shown = capsys.readouterr()
+    assert "not testable here" in shown.out
+    [message] = shown.err.strip().splitlines()
+    assert message.startswith("error: No claim was judged by the results of profile mine")
 
 
 def test_make_clean_never_removes_reference_results(tmp_path: Path) -> None:

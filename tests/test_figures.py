@@ -16,8 +16,10 @@ from matplotlib.text import Text
 from synthetic import MODEL, synthetic_items
 
 from unlearn_lib import figures
+from unlearn_lib.figures.style import rendered
 from unlearn_lib.results import Items
-from unlearn_lib.util import CompanionError
+from unlearn_lib.stored import missing_pictures
+from unlearn_lib.util import ROOT, CompanionError
 
 LABELS = {"arora": "GA + mismatch + KL (published)", "ga_gd": "GA + GD", "me_gd": "ME + GD"}
 SMALLEST = 7
@@ -81,6 +83,23 @@ def test_files_and_one_provenance_are_written_for_each_language_model(tmp_path: 
     stems = {path.stem for path in tmp_path.glob("*.svg")}
     assert stems == {"harmful_rate", "harmful_rate_larger"}
     assert json.loads((tmp_path / "provenance.json").read_text())["figures"] == ["harmful_rate"]
+    assert missing_pictures(tmp_path) == []
+    for name in ("harmful_rate.pdf", "harmful_rate_larger.png"):
+        (tmp_path / name).unlink()
+    assert missing_pictures(tmp_path) == ["harmful_rate.pdf", "harmful_rate_larger.png"]
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"figures": []}'])
+def test_a_folder_that_names_no_pictures_lacks_its_provenance(
+    content: str | None, tmp_path: Path
+) -> None:
+    if content:
+        (tmp_path / "provenance.json").write_text(content)
+    assert missing_pictures(tmp_path) == ["provenance.json"]
+
+
+def test_every_committed_picture_is_there() -> None:
+    assert [missing_pictures(folder) for folder in (ROOT / "figures").iterdir()] == [[]]
 
 
 def test_a_footer_says_where_weights_are_not_those_published(
@@ -117,3 +136,23 @@ def test_curves_of_a_training_have_a_panel_for_each_loss_term() -> None:
 def test_nothing_heavy_is_imported(module: str, heavy: str) -> None:
     code = f"import sys, unlearn_lib.{module}; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+ODD = "_a$x$ 5 % a_b^{2} \\frac{1} # & ~ <b>"
+
+
+@pytest.mark.parametrize("name", ["harmful_rate", "book_tradeoff", "closer_look_continual"])
+def test_a_label_is_plain_text(name: str, items: Items, tmp_path: Path) -> None:
+    labels = {method: f"{ODD} {method}" for method in items.methods()}
+    figure = figures.draw(name, items, labels)
+    rendered(figure, "svg")
+    texts = [text for text in figure.findobj(Text) if "5 %" in text.get_text()]
+    shown = " ".join(" ".join(text.get_text() for text in texts).split())
+    assert f"{ODD} ga_gd" in shown or f"{ODD} arora" in shown
+    assert not any(text.get_parse_math() or text.get_usetex() for text in texts)
+
+
+def test_a_label_of_a_training_is_plain_text() -> None:
+    step = pd.DataFrame({"step": [0, 1], "forget": [1.0, 2.0]})
+    figure = figures.curves_of_training({ODD: step})
+    assert rendered(figure, "png") and figure.legends[0].get_texts()[0].get_text() == ODD

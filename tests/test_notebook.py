@@ -90,3 +90,11 @@ def test_a_notebook_shows_its_own_verdicts(items: Items) -> None:
     shown = notebook.verdicts(items, profile, "01")
     assert shown["Measured here"].str.contains("published minus base model: -30.0").sum() == 1
     assert set(notebook.verdicts(items, profile, "04")["Verdict"]) == {"not testable here"}
+
+
+def test_a_label_is_no_formula_and_no_tag(items: Items) -> None:
+    rows = table(items, ["harmful_rate"], task="harm")
+    shown = notebook.estimates(rows, {"arora": "$a$ <script>alert(1)</script>"})
+    page = shown._repr_html_()
+    assert "&lt;script&gt;" in page and "<script" not in page
+    assert "mathjax_ignore" in page, "$ signs are not read by MathJax"

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import mistune
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 from synthetic import MODEL, synthetic_items
 
 from unlearn_lib.results import COLUMNS, Estimate, Items
+from unlearn_lib.results_page import markdown
 from unlearn_lib.tables import TABLES, Column, broken, build, conditions_of, to_latex, write_all
 
 LABELS = {"npo_gd": "NPO + GD", "ga_gd": "GA + GD"}
@@ -135,3 +138,25 @@ def test_a_long_table_runs_over_pages() -> None:
     long = build("eco_costs", synthetic_items(), LABELS)
     assert r"\begin{longtable}" in to_latex(pd.concat([long, long]))
     assert r"\begin{tabular}" in to_latex(short) and r"accuracy, retain (\%)" in to_latex(short)
+
+
+ODD = "a|b `x` $y$ 5% _z_ ^{2} \\w <script>alert(1)</script> [c](javascript:d)\nnext"
+
+
+def test_a_label_is_plain_text_in_every_format(tmp_path: Path) -> None:
+    own: dict[str, object] = {"split": "costs", "metric": "seconds", "value": 2.0}
+    items = items_of(own | {"method": "ga"}, own | {"method": "eco"})
+    write_all(items, tmp_path, {"ga": ODD})
+    grid = (tmp_path / "eco_costs.md").read_text().split("\n\n")[0]
+    for table in (grid, markdown(build("eco_costs", items, {"ga": ODD}))):
+        page = str(mistune.create_markdown(escape=False, plugins=["table"])(table))
+        cells = [
+            [td.get_text() for td in row("td")] for row in BeautifulSoup(page, "html.parser")("tr")
+        ]
+        assert [len(row) for row in cells[1:]] == [7, 7], "a row for each method"
+        assert " ".join(ODD.split()) in cells[2]
+        assert not any(tag in page for tag in ("<script", "<code", "<a "))
+    html = (tmp_path / "eco_costs.html").read_text()
+    assert "<script" not in html and "&lt;script" in html
+    tex = (tmp_path / "eco_costs.tex").read_text()
+    assert r"\$y\$ 5\% \_z\_ \textasciicircum \{2\} \textbackslash w" in tex

@@ -19,6 +19,7 @@ from unlearn_lib.results import COLUMNS, Items, catalogue, estimate
 from unlearn_lib.stored import collect, keep_as_reference, stored
 from unlearn_lib.unlearn import losses
 from unlearn_lib.unlearn.methods import find_method
+from unlearn_lib.util import file_sha256
 
 TASKS = ("harm", "book", "authors", "continual", "people", "science")
 MODELS = {
@@ -266,6 +267,8 @@ def test_collected_results_are_those_of_the_experiments(finished: Finished) -> N
     assert finished.runs == before
     results = stored(finished.profile)
     assert set(results.origin["runs"]) == set(whole["run"])
+    assert results.origin["items"] == {"rows": len(whole), "sha256": file_sha256(path)}
+    assert results.missing_seeds == ()
     assert len(results.texts) == len(TASKS)
     assert set(results.costs["key"]) == set(before)
     kept = {file.name for file in keep_as_reference(finished.profile).iterdir()}

@@ -115,7 +115,7 @@ def _figures(profile: Profile, options: argparse.Namespace) -> None:
 
     results = stored.stored(profile)
     items, folder, labels = results.items, results.figures, profile.labels()
-    print(f"Drawing from {results.where} into {folder.relative_to(ROOT)}.")
+    print(f"Drawing from {results.source} into {folder.relative_to(ROOT)}.")
     figures.write_all(items, folder, labels, results.origin)
     tables.write_all(items, folder, labels, pd.read_csv(NOTEBOOKS / "reported.csv"))
     if results.where == stored.REFERENCE and profile.name == "laptop":
@@ -127,16 +127,24 @@ def _report(profile: Profile, options: argparse.Namespace) -> None:
     """Write the report, one site of HTML that needs no network; never trains."""
     from unlearn_lib.report import write_report
 
-    print(write_report(stored.stored(profile), profile))
+    results = stored.stored(profile)
+    print(f"Reporting {results.source}.")
+    print(write_report(results, profile))
 
 
 def _verify(profile: Profile, options: argparse.Namespace) -> int:
-    """Print the verdict on each claim; 1 if a headline claim is refuted."""
+    """Print the verdict on each claim; 1 if a headline claim is refuted, 2 if none was judged."""
     from unlearn_lib import claims
 
     results = stored.stored(profile)
-    text, holds = claims.verify(claims.judge(results.items, profile.name))
-    print(f"Profile {profile.name}, from {results.where}.\n{text}")
+    verdicts = claims.judge(results.items, profile.name)
+    text, holds = claims.verify(verdicts)
+    print(f"Profile {profile.name}, from {results.source}.\n{text}")
+    if claims.counts(verdicts)[claims.NOT_TESTABLE] == sum(claims.counts(verdicts).values()):
+        raise CompanionError(
+            f"No claim was judged by the results of profile {profile.name}; the lines above say "
+            "what each one needs."
+        )
     return 0 if holds else 1
 
 

@@ -18,6 +18,7 @@ from unlearn_lib import assets, settings
 from unlearn_lib.data import book, harm, people, science, tofu
 from unlearn_lib.model_settings import hub_ids
 from unlearn_lib.profile import Profile
+from unlearn_lib.stored import missing_pictures
 from unlearn_lib.unlearn.methods import find_method
 from unlearn_lib.util import ROOT, CompanionError, file_sha256, write_text
 
@@ -118,3 +119,5 @@ def _note(profile: Profile, found: dict[str, str]) -> None:
     whole = all((profile.results / "runs" / key).is_dir() for key in runs)
     if text != before or not whole:
         write_text(path, text)
+    if missing_pictures(profile.results / "figures"):
+        (profile.results / ".figures").unlink(missing_ok=True)  # they are drawn again

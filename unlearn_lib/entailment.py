@@ -47,7 +47,7 @@ NEGATION = re.compile(
 )
 ORDINAL = re.compile(r"(?<=\d)(st|nd|rd|th)\b")
 SENTENCE_END = re.compile(
-    r"(?:(?<=[a-z\d\"'”’)]{3}[.!?])|(?<=[a-z\d]{2}[.!?][\"'”’]))\s+(?=[A-Z\d\"'“‘])|\s*\n\s*"
+    r"(?:(?<=[a-z\d\"'”’)]{3}[.!?])|(?<=[a-z\d]{2}[.!?][\"'”’]))\s+(?=[A-Z\d\"'“‘])|(?<!\s)\s*\n\s*"
 )
 
 

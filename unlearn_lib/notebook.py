@@ -17,8 +17,10 @@ from unlearn_lib.tables import NAMES, Column, Names
 
 pd.set_option("display.max_colwidth", 240)
 pd.set_option("display.max_rows", 200)
+pd.set_option("display.html.use_mathjax", False)  # two $ in a label are no formula
 
-PERSONAL = re.compile(r"\S+@\S+|https?://\S+|\+?\d[\d\s().-]{6,}\d")
+PERSONAL = re.compile(r"https?://\S+|\+?\d[\d\s().-]{6,}\d")
+MASK = "[masked]"
 COLOURS = ("#fde9a9", "#cfe3f7", "#d5ecd9", "#f3d1c5", "#e3d7f0", "#dddddd")
 """Light enough for black text."""
 SHADE = "rgba(230, 159, 0, {:.2f})"
@@ -94,7 +96,8 @@ def _span(text: str, colour: str) -> str:
 
 def shorten(text: str, words: int = 12) -> str:
     """Return the first words of a text, with addresses and long numbers masked."""
-    parts = PERSONAL.sub("[masked]", " ".join(text.split())).split(" ")
+    plain = " ".join(MASK if "@" in part[1:-1] else part for part in text.split())
+    parts = PERSONAL.sub(MASK, plain).split(" ")
     return " ".join(parts[:words]) + " …" * (len(parts) > words)
 
 

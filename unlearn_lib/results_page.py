@@ -49,7 +49,7 @@ def foundations(items: Items) -> pd.DataFrame:
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """Return a table as Markdown; a bar within a cell is escaped."""
-    lines = [list(frame.columns), ["---"] * frame.shape[1], *frame.to_numpy().tolist()]
-    cells = ([str(cell).replace("|", r"\|") for cell in line] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+    """Return a table as Markdown, its cells plain text."""
+    head, *rows = tables.to_markdown(frame)
+    lines = [head, ["---"] * frame.shape[1], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

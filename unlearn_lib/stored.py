@@ -16,7 +16,7 @@ import pandas as pd
 from unlearn_lib.profile import Profile
 from unlearn_lib.results import Items
 from unlearn_lib.store import Run, provenance
-from unlearn_lib.util import ROOT, CompanionError, slug, write_text
+from unlearn_lib.util import ROOT, CompanionError, file_sha256, flush, slug, write_text
 
 NOTEBOOKS = {
     "01_harmful_unlearning": ("harm",),
@@ -61,12 +61,22 @@ def notebook_jobs(profile: Profile) -> list[Job]:
 
 @dataclass(frozen=True)
 class Stored:
-    """A profile's items, the provenance of the process that collected them, and where they lie."""
+    """A profile's items, the provenance of the process that collected them, and where they lie.
+
+    `missing_seeds`: those of the profile that have no items.
+    """
 
     items: Items
     origin: dict[str, Any]
     where: str
     folder: Path
+    missing_seeds: tuple[int, ...] = ()
+
+    @property
+    def source(self) -> str:
+        """Where the results are from, and which seeds they lack: `reference results`."""
+        lacking = f" (without seeds {', '.join(map(str, self.missing_seeds))}: they were not run)"
+        return self.where + lacking * bool(self.missing_seeds)
 
     @property
     def figures(self) -> Path:
@@ -109,14 +119,16 @@ def collect(profile: Profile) -> Path:
                     texts.append({"task": task, "model": model.id, "rows": rows})
     frame = pd.concat(parts, ignore_index=True)
     write_text(profile.results / "texts.json", json.dumps(texts, ensure_ascii=False))
-    origin = provenance() | {"profile": profile.name, "runs": sorted(set(frame["run"]))}
-    origin["weights"] = weights
-    write_text(profile.results / "origin.json", json.dumps(origin, indent=1, sort_keys=True) + "\n")
     costs = cost_table(profile.results).to_csv(index=False, float_format="%.6g")
     write_text(profile.results / "costs.csv", costs)
     path = profile.results / "items.parquet"
     partial = path.with_suffix(".partial")
     frame.to_parquet(partial, index=False)
+    origin = provenance() | {"profile": profile.name, "runs": sorted(set(frame["run"]))}
+    origin |= {"weights": weights}
+    origin["items"] = {"rows": len(frame), "sha256": file_sha256(partial)}
+    write_text(profile.results / "origin.json", json.dumps(origin, indent=1, sort_keys=True) + "\n")
+    flush(partial)
     partial.replace(path)
     return path
 
@@ -136,30 +148,47 @@ def stored(profile: Profile) -> Stored:
     """Return a profile's results: this machine's, or without any the committed ones.
 
     Raises:
-        CompanionError: neither exists, or they are damaged; names the command that makes them.
+        CompanionError: neither exists, or they are damaged or not the items that `origin.json`
+            names by rows and sha256; names the command that makes them.
     """
     reference = ROOT / "results" / "reference" / profile.name
     for folder, where in ((profile.results, THIS_MACHINE), (reference, REFERENCE)):
         if (folder / "items.parquet").is_file():
             try:
                 frame = pd.read_parquet(folder / "items.parquet")
-                origin = json.loads((folder / "origin.json").read_text())
-            except (OSError, ValueError) as error:
+                origin = json.loads((folder / "origin.json").read_text(encoding="utf-8"))
+                own = {"rows": len(frame), "sha256": file_sha256(folder / "items.parquet")}
+                if dict(origin).get("items") != own:
+                    raise ValueError(f"origin.json does not name its {len(frame)} rows of items")
+            except (OSError, ValueError, TypeError) as error:
                 raise CompanionError(
                     f"The results in {folder} are damaged ({error}); delete items.parquet there "
                     f"and run `{profile.command}`."
                 ) from error
-            return Stored(Items(frame), origin, where, folder)
+            items = Items(frame)
+            missing = tuple(sorted({*profile.seeds} - {*items.frame["seed"]}))
+            return Stored(items, origin, where, folder, missing)
     raise CompanionError(f"Profile {profile.name} has no results; run `{profile.command}`.")
+
+
+def missing_pictures(folder: Path) -> list[str]:
+    """Return the pictures that a folder's `provenance.json` names and that are not there.
+
+    Where that file is not there, or names none, it is itself what is missing.
+    """
+    path = folder / "provenance.json"
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))["pictures"]
+        return [name for name in names if not (folder / name).is_file()]
+    except (OSError, ValueError, LookupError, TypeError):
+        return [path.name]
 
 
 def cost_table(folder: Path) -> pd.DataFrame:
     """A row per notebook and per run below a folder of results, with COST_COLUMNS."""
     rows = [_notebook_cost(path) for path in folder.glob("logs/*.tsv")]
     for path in folder.glob("runs/*"):
-        with suppress(
-            CompanionError, KeyError
-        ):  # a damaged run is computed again when it is asked for
+        with suppress(CompanionError, KeyError):  # damaged: computed again when it is asked for
             rows.append(_run_cost(Run(path.name, path)))
     table = pd.DataFrame(rows, columns=COST_COLUMNS)
     return table.sort_values(["kind", "name", "key"], ignore_index=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self, TypeAlias
 
 import pandas as pd
+from tabulate import tabulate
 
 from unlearn_lib import profile
 from unlearn_lib.results import Estimate, Items, Metric, estimate, metric_of
@@ -30,6 +31,8 @@ TASKS |= {"continual": "Continual", "people": "Real people", "science": "Multipl
 TASKS |= {"subjects": "MMLU subjects"}
 PARTS, ATTACKS, SIZES = r"\d", r"[a-z][a-z ]*", r"\d+ parameters"
 """Conditions: parts of the continual task, ways of asking, sizes of the model."""
+MARKUP = re.compile(r"[\\`|*$]|~(?=~)|(?<!\w)_|_(?!\w)|<(?=[a-zA-Z/!?])|\](?=\()")
+"""What is not plain text in Markdown."""
 INTERVALS = "[ ]: 95 % interval. n: questions behind the first number, all seeds together."
 DAGGER = f"†: more than {100 * DEGENERATE_LIMIT:.0f} % of the answers on a split are degenerate."
 SPLITS = ("forget", "retain", "general", "unrelated")
@@ -212,6 +215,15 @@ def _reported(others: pd.DataFrame, columns: Sequence[Column], names: Names) -> 
     return list(rows.values())
 
 
+def to_markdown(frame: pd.DataFrame) -> list[list[str]]:
+    """Return the header and the rows of a table as cells of a Markdown table: plain text.
+
+    Bars, backticks, stars, dollars, tags and links are shown as they are; a line break is a space.
+    """
+    lines = [[str(name) for name in frame.columns], *frame.astype(str).to_numpy().tolist()]
+    return [[MARKUP.sub(r"\\\g<0>", " ".join(cell.split())) for cell in line] for line in lines]
+
+
 def to_latex(frame: pd.DataFrame) -> str:
     """Print a table with booktabs, as wide as the text; a long one runs over pages."""
     width = rf">{{\raggedright\arraybackslash}}p{{{0.8 / frame.shape[1]:.3f}\textwidth}}"
@@ -232,7 +244,9 @@ def write_all(items: Items, folder: Path, labels: Names, reported: Reported = No
             continue
         notes = frame.attrs["notes"]
         page = [frame.to_html(index=False, border=0), *(f"<p>{html.escape(n)}</p>" for n in notes)]
-        markdown = [frame.to_markdown(index=False, disable_numparse=True), *notes]
+        head, *rows = to_markdown(frame)
+        grid = tabulate(rows, head, tablefmt="pipe", disable_numparse=True)
+        markdown = [grid, *notes]
         texts = {"csv": frame.to_csv(index=False, lineterminator="\n"), "tex": to_latex(frame)}
         texts |= {"md": "\n\n".join(markdown) + "\n", "html": "\n".join(page) + "\n"}
         for end, content in texts.items():

@@ -14,7 +14,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from io import BytesIO
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -23,9 +23,12 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 import pypdfium2
 from bs4 import BeautifulSoup, Tag
+from bs4.exceptions import ParserRejectedMarkup
 from charset_normalizer import from_bytes
 
+from unlearn_lib.data.formats import FORMATS, looks_like
 from unlearn_lib.data.headings import HEADING, WIDE, WORD, count_words, missing_numbers
+from unlearn_lib.data.markup import BORDER, LINE_BREAK, MARK, parsed_document, text_of
 from unlearn_lib.util import CompanionError
 
 LEAST_CHAPTERS = 3
@@ -34,6 +37,7 @@ CHAPTER_WORDS = 25  # a heading with fewer words beneath it is an entry of the t
 PART_WORDS = 1500
 LONG_LINE = 160  # characters; no wrapped text is wider, so each such line is a paragraph
 FULL = 0.75  # of the usual width: more than that, with the next line's first word, is a full line
+LARGEST = 50_000_000  # bytes of all documents of an EPUB, unpacked
 CONTROL_SHARE = 0.002  # of a text's characters; more control characters are a binary file's
 
 ENCODINGS = "utf_16 utf_32 cp1252 cp1250 cp1251 koi8_r mac_roman".split()
@@ -43,11 +47,11 @@ LICENCE_START = re.compile(r"\*{3} ?START OF|\*END\*THE SMALL PRINT")
 LICENCE_END = re.compile(r"\*{3} ?END OF")
 PAGE_NUMBER = re.compile(r"\W*(page )?(\d{1,4}|[ivxlc]{1,7})( ?(of|/) ?\d{1,4})?\W*", re.I)
 NOTES = {*"footnote footnotes endnote endnotes rearnote rearnotes noteref pagenum".split()}
+LINKS = "nav:first-of-type a[href], navPoint > content[src]"
 NOTE_MARK = re.compile(r"[(\[]?(\d{1,3}|[*†‡§]+)[)\]]?")
 COLUMN_SHARE = 0.2  # of the pages with text; an index in columns is less
-BLOCK_TAGS = "p div section h1 h2 h3 h4 h5 h6 li blockquote pre tr td th dt dd".split()
-BORDER, LINE_BREAK, MARK = "\ue000", "\ue001", "\ue002"  # in the text of an EPUB's document
 DAMAGE = (BadZipFile, EOFError, LookupError, OSError, RuntimeError, ValueError, zlib.error)
+FAULTS = (*DAMAGE, ParserRejectedMarkup)
 
 
 class Block(NamedTuple):
@@ -114,8 +118,14 @@ def read_book(path: Path) -> BookText:
     if kind not in readers or not path.is_file():
         raise CompanionError(f"There is no {', '.join(readers)} file {path}; check its path.")
     try:
-        title, blocks = readers[kind](path.read_bytes())
-    except DAMAGE as error:
+        data = path.read_bytes()
+        if (like := looks_like(data)) not in ("", *FORMATS[kind]):
+            raise CompanionError(
+                f"{path} is {like} by its content, not {FORMATS[kind][0]}; save it as plain text "
+                "(UTF-8), or give it the ending of what it is."
+            )
+        title, blocks = readers[kind](data)
+    except FAULTS as error:
         raise CompanionError(
             f"{path} cannot be read ({_tidy(str(error))}); bring a whole copy without protection."
         ) from error
@@ -164,9 +174,9 @@ def _parts(blocks: Sequence[Block]) -> Iterator[Chapter]:
     words = np.array([count_words(block.text) for block in blocks])
     count = max(LEAST_CHAPTERS, round(words.sum() / PART_WORDS))
     numbers = (words.cumsum() - words / 2) * count // max(words.sum(), 1)
-    for i, part in enumerate(dict.fromkeys(numbers), start=1):
-        texts = [block.text for block, number in zip(blocks, numbers) if number == part]
-        yield Chapter(f"part {i}", "\n\n".join(texts))
+    parts = groupby(zip(numbers, blocks), key=lambda pair: pair[0])
+    for i, (_, pairs) in enumerate(parts, start=1):
+        yield Chapter(f"part {i}", "\n\n".join(block.text for _, block in pairs))
 
 
 def _read_text(data: bytes) -> tuple[str, list[Block]]:
@@ -304,10 +314,19 @@ def _read_epub(data: bytes) -> tuple[str, list[Block]]:
 
     A document without a heading (h1, h2) is headed by its entry in the table of contents.
     """
-    archive = ZipFile(BytesIO(data))
+    archive, left = ZipFile(BytesIO(data)), LARGEST
+
+    def read(place: str) -> bytes:
+        nonlocal left
+        with archive.open(place) as stream:  # it never unpacks more than it is asked for
+            content = stream.read(left + 1)
+        left -= len(content)
+        if left < 0:
+            raise ValueError(f"its documents are larger than {LARGEST // 10**6} MB")
+        return content
 
     def parsed(place: str) -> BeautifulSoup:
-        return BeautifulSoup(archive.read(place), "xml")
+        return parsed_document(read(place), "xml")
 
     def resolved(base: str, reference: str) -> str:
         place = unquote(reference.split("#")[0])
@@ -318,15 +337,18 @@ def _read_epub(data: bytes) -> tuple[str, list[Block]]:
     places = {item["id"]: resolved(base, str(item["href"])) for item in package.select("item")}
     titles: dict[str, str] = {}
     contents = package.select('[properties~="nav"], [media-type="application/x-dtbncx+xml"]')
-    for place in [places.pop(item["id"]) for item in contents]:
-        for link in parsed(place).select("nav:first-of-type a[href], navPoint > content[src]"):
-            label = link if link.name == "a" else link.find_previous("text")
-            target = resolved(place, str(link.get("href") or link["src"]))
-            titles.setdefault(target, _tidy(label.get_text() if label else ""))
+    for place in dict.fromkeys([places.pop(item["id"]) for item in contents]):
+        label = ""
+        for tag in parsed(place).select(f"{LINKS}, text"):
+            label = label if tag.name == "content" else _tidy(tag.get_text())
+            if "href" in tag.attrs or "src" in tag.attrs:
+                target = resolved(place, str(tag.get("href") or tag["src"]))
+                titles.setdefault(target, label)
     blocks: list[Block] = []
-    for reference in package.select('itemref:not([linear="no"])'):
-        if place := places.get(reference["idref"], ""):
-            blocks += _blocks_of_document(archive.read(place), titles.get(place, ""))
+    spine = package.select('itemref:not([linear="no"])')
+    for place in dict.fromkeys(places.get(reference["idref"], "") for reference in spine):
+        if place:
+            blocks += _blocks_of_document(read(place), titles.get(place, ""))
     title = package.select_one("title")
     return _tidy(title.get_text()) if title else "", blocks
 
@@ -335,7 +357,9 @@ def _blocks_of_document(data: bytes, title: str) -> list[Block]:
     """Return the blocks of an XHTML document; `title` heads it where it has no heading."""
     if b"\0" in data:
         raise ValueError("its text is encrypted")
-    soup = BeautifulSoup(data, "html.parser")
+    whole, end, rest = data.rpartition(b">")
+    rest = rest.split(b"<")[0]  # a tag without an end is none
+    soup = parsed_document(whole + end + rest, "html.parser")
     for tag in soup("head script style nav rt".split()):
         tag.decompose()
     for tag in soup(_is_note):
@@ -343,13 +367,7 @@ def _blocks_of_document(data: bytes, title: str) -> list[Block]:
             (tag.parent if tag.parent and tag.parent.name == "sup" else tag).decompose()
     for tag in soup("br"):
         tag.replace_with(LINE_BREAK)
-    for tag in soup(["h1", "h2"]):
-        if tag.get_text(strip=True):
-            tag.string = MARK + tag.get_text()
-    for tag in soup(BLOCK_TAGS):
-        tag.insert_before(BORDER)
-        tag.insert_after(BORDER)
-    text = _tidy(soup.get_text()).replace(BORDER, "\n\n").replace(LINE_BREAK, "\n")
+    text = _tidy(text_of(soup)).replace(BORDER, "\n\n").replace(LINE_BREAK, "\n")
     blocks = _blocks_of(text, wrapped=False)
     has_heading = any(block.heading for block in blocks)
     return blocks if has_heading or not title else [Block(title, True), *blocks]

@@ -163,7 +163,7 @@ def draw(name: str, items: Items, labels: Names, note: str = "", model: str = ""
 
 
 def write_all(items: Items, folder: Path, labels: Names, origin: Mapping[str, Any]) -> None:
-    """Write every figure as PNG, SVG and PDF, and `provenance.json`.
+    """Write every figure as PNG, SVG and PDF, and `provenance.json`, which names the files.
 
     Of several language models the first has figures `<name>`, the others `<name>_<model>`. The same
     items give the same bytes on one machine.
@@ -173,6 +173,7 @@ def write_all(items: Items, folder: Path, labels: Names, origin: Mapping[str, An
     """
     note = f"profile {origin.get('profile', 'unnamed')} · commit {commit_of(origin, 7)}"
     folder.mkdir(parents=True, exist_ok=True)
+    pictures = []
     for name in figures_of(items):
         models = items.models(FIGURES[name].tasks_in(items)[0])
         for place, model in enumerate(models):
@@ -181,5 +182,7 @@ def write_all(items: Items, folder: Path, labels: Names, origin: Mapping[str, An
             for kind in style.UNDATED:
                 path = folder / f"{name}{f'_{slug(model)}' * (place > 0)}.{kind}"
                 path.write_bytes(style.rendered(figure, kind))
+                pictures.append(path.name)
     details = {**origin, "figures": figures_of(items), "items": digest(items.frame.to_csv())}
+    details["pictures"] = sorted(pictures)
     write_text(folder / "provenance.json", json.dumps(details, indent=1, sort_keys=True) + "\n")

@@ -27,6 +27,8 @@ STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "grid.color": "#e6e6e6",
     "figure.constrained_layout.use": True,
+    "text.parse_math": False,  # a label is plain text, whatever signs it has
+    "text.usetex": False,
     "savefig.dpi": 180,
     "svg.hashsalt": "unlearning",
     "pdf.fonttype": 42,

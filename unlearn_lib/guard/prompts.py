@@ -37,11 +37,12 @@ def refusal(prompt: str, seen: Sequence[str]) -> str:
         return "A prompt is empty: it is refused; ask in words."
     words = _words(prompt)
     foreign = [letter for word in words for letter in word if _script(letter) not in seen]
+    unseen = set(foreign)
     refused = 2 * len(foreign) > sum(map(len, words))
     for word in words:
         shortest = 2 if unicodedata.category(word[0]) == "Lo" else 3
-        refused |= len(word) >= shortest and not set(foreign).isdisjoint(word)
-    scripts, known = sorted(set(map(_script, foreign))), ", ".join(seen) or "no letters"
+        refused |= len(word) >= shortest and not unseen.isdisjoint(word)
+    scripts, known = sorted(set(map(_script, unseen))), ", ".join(seen) or "no letters"
     reason = (
         f"The guard cannot read a prompt in {', '.join(scripts)}, it was trained on {known}: it is "
         "refused; write it in letters that the guard knows."

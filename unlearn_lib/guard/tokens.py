@@ -118,7 +118,8 @@ def token_spans(tokenizer: Any, ids: Sequence[int]) -> list[Span]:
     decoded = [_decode(tokenizer, ids[:count]) for count in range(len(ids) + 1)]
     whole, done, spans = decoded[-1], 0, []
     for text in decoded[1:]:
-        start, done = done, max(done, len(commonprefix([text, whole])))
+        alike = text if whole.startswith(text) else commonprefix([text, whole])
+        start, done = done, max(done, len(alike))
         begun = len(text) > done or done == start
         spans.append((start, min(done + begun, len(whole))))
     return spans

@@ -23,7 +23,7 @@ from unlearn_lib.util import digest
 
 HERE = Path(__file__).parent
 NUMBER = re.compile(r"[-−+]?\d")
-INTERVAL = re.compile(r"\[[^\[\]]*\d[^\[\]]*\]")
+INTERVAL = re.compile(r"\[[^\[\]\d]*\d[^\[\]]*\]")
 SYMBOLS = dict(zip(claims.OUTCOMES, "✔✘?–", strict=True))
 """A symbol for each outcome, so that no colour is needed to tell them apart."""
 LAST = ("Model", "Task", "Place")
