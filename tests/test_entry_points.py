@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -26,8 +26,9 @@ import unlearn_lib
 from unlearn_lib import Experiment, Items, claims, estimate, figures
 from unlearn_lib import __main__ as command_line
 from unlearn_lib.model.loading import choose_device
-from unlearn_lib.profile import PROFILES
+from unlearn_lib.profile import PROFILES, load_profile
 from unlearn_lib.results import COLUMNS
+from unlearn_lib.stored import collect, keep_as_reference, stored
 from unlearn_lib.unlearn.methods import find_method
 from unlearn_lib.util import ROOT, CompanionError, file_sha256, without_places
 
@@ -377,6 +378,23 @@ def test_an_emptied_cut_or_replaced_table_is_refused(
         assert command_line.main([verb, "--profile", "mine"]) == 2
         [message] = capsys.readouterr().err.strip().splitlines()
         assert "origin.json does not name its" in message and "make reproduce" in message
+
+
+def test_what_is_collected_is_what_its_origin_names(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = synthetic_items(["harm"]).frame.assign(run="r")
+    experiment = SimpleNamespace(items=lambda: frame, examples=lambda: pd.DataFrame({"asked": []}))
+    monkeypatch.setattr("unlearn_lib.experiment.Experiment", lambda *_: experiment)
+    shutil.rmtree(results)
+    profile = load_profile("mine")
+    path = collect(profile)
+    own = stored(profile)
+    rows = len(profile.running()) * len(frame)
+    assert own.origin["items"] == {"rows": rows, "sha256": file_sha256(path)}
+    kept = keep_as_reference(profile)
+    shutil.rmtree(results)
+    assert stored(profile).folder == kept and stored(profile).origin == own.origin
 
 
 @pytest.mark.parametrize("origin", ["[]", "null", "{}", '{"items": {}}'])
