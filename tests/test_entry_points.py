@@ -385,6 +385,7 @@ def test_what_is_collected_is_what_its_origin_names(
 ) -> None:
     frame = synthetic_items(["harm"]).frame.assign(run="r")
     experiment = SimpleNamespace(items=lambda: frame, examples=lambda: pd.DataFrame({"asked": []}))
+    experiment.task = SimpleNamespace(weights=SimpleNamespace(source="embedded"))
     monkeypatch.setattr("unlearn_lib.experiment.Experiment", lambda *_: experiment)
     shutil.rmtree(results)
     profile = load_profile("mine")
