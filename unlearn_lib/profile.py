@@ -7,6 +7,7 @@ error never silently leaves a default in place. Nothing here knows of torch.
 
 import functools
 import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -185,8 +186,9 @@ class _EachKeyOnce(yaml.SafeLoader):
     """Reads YAML, but refuses a key that a mapping has twice: the last would win silently."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [key.value for key, _ in node.value if key.value != "<<"]
-        if twice := [key for key in keys if keys.count(key) > 1]:
+        texts = [key.value for key, _ in node.value if isinstance(key.value, str)]
+        counts = Counter(text for text in texts if text != "<<")
+        if twice := [text for text in counts if counts[text] > 1]:
             place = node.start_mark
             raise yaml.constructor.ConstructorError(
                 None, None, f"the key '{twice[0]}' stands twice in one block", place
