@@ -2,7 +2,7 @@
 
     python -m benchmarks.torture [inputs [ENTRY_POINT ...]]     (or: make torture)
 
-The table of inputs is in `torture_inputs` and `torture_files`. Each input gets a process and a
+The table of inputs is in `torture_inputs`, `_texts`, `_files` and `_stored`. Each input gets a process and a
 folder of its own, which stands in the place of this project's. A refusal is exit code 2 (or a
 `CompanionError`) with one sentence on stderr and nothing new on the disk. A traceback, a fault of
 the program (exit code 3), a hang, a half-written file, and anything accepted that should not be
@@ -30,7 +30,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.torture_inputs import INPUTS, REFUSED, RIGHT, Case
+from benchmarks import torture_files, torture_inputs, torture_stored, torture_texts
+from benchmarks.torture_inputs import REFUSED, RIGHT, Case
 from unlearn_lib import __main__ as command_line
 from unlearn_lib import assets, profile, stored
 from unlearn_lib.util import ROOT, SAID, CompanionError, entry_of
@@ -41,6 +42,8 @@ HALF = re.compile(r"(^|/)\.[^/]+\.\d+$|\.partial$|(^|/)\.converting-")
 """Names of files that are being written."""
 FREE = re.compile(r"cache(/|$)|results(/[^/]+(/logs(/.*)?)?)?$|.*\.lock$")
 """What a refusal may leave behind: caches, logs, locks."""
+TABLES = (torture_inputs, torture_texts, torture_files, torture_stored)
+INPUTS = {name: cases for table in TABLES for name, cases in table.INPUTS.items()}
 TRIED = "inputs", "refused", "right", "failed"
 
 
@@ -176,6 +179,11 @@ def main(arguments: list[str]) -> int:
     assets.find_model(LIBRARY)  # hashed once, and not in every process
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="torture-") as base:
+        maker = multiprocessing.get_context("fork").Process(
+            target=torture_files.make, args=(Path(base) / "made",)
+        )
+        maker.start()
+        maker.join()
         counts = campaign(cases, Path(base))
     total = sum(counts.values(), Counter[str]())
     print(f"{'entry point':24s}" + "".join(f"{column:>9s}" for column in TRIED))

@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
         return options.run(profile, options) or 0
     except CompanionError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Interrupted; what is finished is kept.", file=sys.stderr)

@@ -27,6 +27,7 @@ from unlearn_lib.util import ROOT, CompanionError, entry_of, slug
 
 PROFILES = ROOT / "notebooks" / "profiles"
 OWN_BOOK = "-book-"
+MOST_SEEDS = 100
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 NAMES = {"base": "base model", "target": "target (taught)", "retain_model": "retain model"}
 """What the models before unlearning are called."""
@@ -162,8 +163,8 @@ def load_profile(name: Name, book: Name | None = None, seeds: int | None = None)
     if profile.name == "reference":
         raise CompanionError(f"{path.name}: results/reference is taken; choose another name.")
     if seeds is not None:
-        if seeds < 1:
-            raise CompanionError(f"SEEDS is {seeds}; set it to the number of seeds, 1 or more.")
+        if not 1 <= seeds <= MOST_SEEDS:
+            raise CompanionError(f"SEEDS is {seeds}; set it to how many there are to be, 1 to 100.")
         first = profile.seeds[0]
         profile = profile.model_copy(update={"seeds": tuple(range(first, first + seeds))})
     return _with_book(profile, Path(book).expanduser().resolve()) if book else profile

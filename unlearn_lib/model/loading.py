@@ -34,7 +34,7 @@ from unlearn_lib.model.tokens import context_of, end_ids, load_tokenizer, specia
 from unlearn_lib.model_settings import LoraSettings, ModelSettings, Precision
 from unlearn_lib.util import CompanionError, digest, refuse_processes, say
 
-TINY = "embedded/tiny-opt"
+TINY, TINY_CONTEXT = "embedded/tiny-opt", 512
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, UnpicklingError, SafetensorError)
 LastAdapter = Literal["merged", "unquantised", "float32", "trainable"]
 
@@ -358,7 +358,7 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
 
 
-def tiny_opt(texts: Sequence[str], context: int = 512) -> Asset:
+def tiny_opt(texts: Sequence[str], context: int = TINY_CONTEXT) -> Asset:
     """Make a tiny OPT with random weights and a byte-level BPE tokenizer of the texts.
 
     For profile smoke: seconds to train, and the real architecture of the paper's models. It is
