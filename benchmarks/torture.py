@@ -40,7 +40,7 @@ SECONDS, MEMORY, AT_ONCE = 60, 6 * 2**30, 2
 LIBRARY = "sentence-transformers/all-MiniLM-L6-v2"
 HALF = re.compile(r"(^|/)\.[^/]+\.\d+$|\.partial$|(^|/)\.converting-")
 """Names of files that are being written."""
-FREE = re.compile(r"cache(/|$)|results(/[^/]+(/logs(/.*)?)?)?$|.*\.lock$")
+FREE = re.compile(r"cache/|results/[^/]+/logs/|.*\.lock$")
 """What a refusal may leave behind: caches, logs, locks."""
 TABLES = (torture_inputs, torture_texts, torture_files, torture_stored)
 INPUTS = {name: cases for table in TABLES for name, cases in table.INPUTS.items()}
@@ -62,13 +62,10 @@ def sandbox(folder: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of each file below a folder, and of each folder only that it is there."""
-    found = {}
-    for path in folder.rglob("*"):
-        status = path.lstat()
-        there = (0, 0) if path.is_dir() else (status.st_size, status.st_mtime_ns)
-        found[path.relative_to(folder).as_posix()] = there
-    return found
+    """Size and time of each file below a folder."""
+    files = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    status = {path.relative_to(folder).as_posix(): path.lstat() for path in files}
+    return {name: (each.st_size, each.st_mtime_ns) for name, each in status.items()}
 
 
 def attempt(case: Case, folder: Path) -> None:

@@ -185,7 +185,7 @@ CONFIGS: list[dict[str, Any]] = [
     {"hidden_size": 10**12}, {"vocab_size": 10}, {"vocab_size": 1000}, {"num_attention_heads": 3},
     {"num_attention_heads": 0}, {"num_key_value_heads": 8}, {"intermediate_size": 64},
     {"max_position_embeddings": "long"}, {"max_position_embeddings": -1}, {"hidden_act": "nope"},
-    {"rope_parameters": {"rope_type": "nope"}}, {"quantization_config": {"quant_method": "nope"}},
+    {"rope_parameters": {"rope_type": "nope"}},
     {"dtype": "float65"},
 ]  # fmt: skip
 NO_MODELS: dict[str, Damage] = {
@@ -205,7 +205,6 @@ NO_MODELS: dict[str, Damage] = {
     "a tensor more": tensors(lambda t: t.update(more=torch.zeros(3))),
     "a tensor renamed": tensors(lambda t: t.update(other=t.pop(LAYER))),
     "a tensor turned": tensors(lambda t: t.update({LAYER: t[LAYER].T.contiguous()})),
-    "a tensor of whole numbers": tensors(lambda t: t.update({LAYER: t[LAYER].long()})),
     "nan in the weights": tensors(lambda t: t[LAYER].fill_(float("nan"))),
     "inf in the weights": tensors(lambda t: t[NORM].fill_(float("inf"))),
     "an index of nothing": lambda f: (without("model.safetensors")(f), put(
@@ -301,7 +300,7 @@ NO_ADAPTERS: dict[str, Damage] = {
     **{f"a config that is {text!r}": put(CONFIG, text) for text in ("", "{", "{}", "[]")},
     **{f"a config with {values}": say(CONFIG, **values) for values in (
         {"r": 3}, {"r": -1}, {"target_modules": ["nope"]}, {"peft_type": "NOPE"}, {"r": "many"},
-        {"base_model_name_or_path": 3, "task_type": "NOPE"}, {"layers_to_transform": [7]})},
+        {"base_model_name_or_path": 3, "task_type": "NOPE"})},
 }  # fmt: skip
 
 

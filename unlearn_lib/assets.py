@@ -219,9 +219,11 @@ def _checked(request: Request, folder: Path, source: str) -> Asset:
         error = CompanionError if source == "mirror" else AssetMissing
         raise error(f"The folder {folder} holds no weights or data of '{request.id}'; fill it.")
     sums = folder / "SHA256SUMS"
-    lines = sums.read_text() if sums.is_file() else ""
+    lines = sums.read_text(errors="replace") if sums.is_file() else ""
     digests = re.findall(r"^([0-9a-fA-F]{64}) [ *](.+?)\s*$", lines, re.M)
     listed = {name.removeprefix("./"): digest.lower() for digest, name in digests}
+    if sums.is_file() and not listed:
+        raise CompanionError(f"{sums} lists no file; write it anew or remove it.")
     _check_files(folder, listed, f"'{request.id}'")
     files = _files(folder, request.patterns)
     if listed and (unlisted := {file.relative_to(folder).as_posix() for file in files} - {*listed}):

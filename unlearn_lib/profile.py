@@ -174,7 +174,7 @@ def _files(name: Name) -> dict[Path, Tree]:
     """A profile's file and those that it extends, in this order, with what each says."""
     files: dict[Path, Tree] = {}
     other: Name | None = name
-    while other:
+    while other is not None:
         path, content = _read(other)
         if path in files:
             raise CompanionError(f"{[*files][-1].name} extends '{other}', which leads back to it.")

@@ -23,7 +23,7 @@ class CompanionError(Exception):
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the closest known name, or the list of names."""
     names = sorted(known)
-    match = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    match = difflib.get_close_matches(str(word), names, n=1, cutoff=0.5)
     return f" (did you mean '{match[0]}'?)" if match else f" (known: {', '.join(names)})"
 
 

@@ -114,6 +114,11 @@ def normal_questions(name: str) -> pd.DataFrame:
     """Return ordinary questions of `truthful_qa` or `embedded`: `question`, `answers` (a tuple)."""
     embedded = EMBEDDED / "normal_questions.jsonl"
     table = read_table(embedded) if name == "embedded" else _truthful_qa()
+    for number, (question, answers) in enumerate(zip(table["question"], table["answers"]), start=1):
+        if not isinstance(answers, list) or not all(
+            isinstance(t, str) for t in (question, *answers)
+        ):
+            raise CompanionError(f"Row {number} of {name} has no text or no list of answers.")
     # Some answers of TruthfulQA are empty or stand twice.
     stripped = [[text.strip() for text in answers] for answers in table["answers"]]
     table["answers"] = [tuple(dict.fromkeys(filter(None, answers))) for answers in stripped]
