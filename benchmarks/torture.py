@@ -2,11 +2,11 @@
 
     python -m benchmarks.torture [inputs [ENTRY_POINT ...]]     (or: make torture)
 
-The table of inputs is in `torture_inputs`, `_texts`, `_files` and `_stored`. Each input gets a process and a
-folder of its own, which stands in the place of this project's. A refusal is exit code 2 (or a
-`CompanionError`) with one sentence on stderr and nothing new on the disk. A traceback, a fault of
-the program (exit code 3), a hang, a half-written file, and anything accepted that should not be
-or refused that should be right is a failure. Exit code 1 where there is one.
+The table of inputs is in `torture_inputs`, `_texts`, `_files` and `_stored`. Each input gets a
+process and a folder of its own, which stands in the place of this project's. A refusal is exit
+code 2 (or a `CompanionError`) with one sentence on stderr and nothing new on the disk. A
+traceback, a fault of the program (exit code 3), a hang, a half-written file, and anything accepted
+that should not be or refused that should be right is a failure. Exit code 1 where there is one.
 """
 
 import os
@@ -88,7 +88,8 @@ def attempt(case: Case, folder: Path) -> None:
         outcome |= {"changed": names, "said": [*SAID]}
     except BaseException:
         traceback.print_exc()
-    sys.stdout.flush(), sys.stderr.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
     folder.with_suffix(".json").write_text(json.dumps(outcome))
     os._exit(0)
 

@@ -21,7 +21,7 @@ from unlearn_lib.assets import Asset, find_model
 from unlearn_lib.guard.fit import fit_guard
 from unlearn_lib.guard.model import GuardedModel
 from unlearn_lib.model.loading import load, load_adapter, make_trainable, save
-from unlearn_lib.model.tokens import special_ids
+from unlearn_lib.model.tokens import TextEncoder, special_ids
 from unlearn_lib.settings import GuardSettings, ModelSettings, TextClassifierSettings
 from unlearn_lib.util import file_sha256
 
@@ -105,7 +105,17 @@ def flip(name: str, place: int = -1) -> Damage:
 
 def without(*names: str) -> Damage:
     """Remove files."""
-    return lambda folder: [(folder / name).unlink() for name in names]
+
+    def damage(folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink()
+
+    return damage
+
+
+def each(*damages: Damage) -> Damage:
+    """Damage in several ways, one after the other."""
+    return lambda folder: [damage(folder) for damage in damages]
 
 
 def say(name: str, **values: Any) -> Damage:
@@ -188,12 +198,13 @@ CONFIGS: list[dict[str, Any]] = [
     {"rope_parameters": {"rope_type": "nope"}},
     {"dtype": "float65"},
 ]  # fmt: skip
+BROKEN = ("", "{", "[]", "{}", "\0")
 NO_MODELS: dict[str, Damage] = {
     "no config": without("config.json"),
-    **{f"a config that is {text!r}": put("config.json", text) for text in ("", "{", "[]", "{}", "\0")},
+    **{f"a config that is {text!r}": put("config.json", text) for text in BROKEN},
     **{f"a config with {values}": say("config.json", **values) for values in CONFIGS},
-    "code of its own": lambda f: (say("config.json", auto_map=REMOTE, model_type="evil")(f),
-                                  put("evil.py", CODE)(f)),
+    "code of its own": each(
+        say("config.json", auto_map=REMOTE, model_type="evil"), put("evil.py", CODE)),
     "no weights": without("model.safetensors"),
     "empty weights": put("model.safetensors", b""),
     "text for weights": put("model.safetensors", "weights"),
@@ -207,19 +218,19 @@ NO_MODELS: dict[str, Damage] = {
     "a tensor turned": tensors(lambda t: t.update({LAYER: t[LAYER].T.contiguous()})),
     "nan in the weights": tensors(lambda t: t[LAYER].fill_(float("nan"))),
     "inf in the weights": tensors(lambda t: t[NORM].fill_(float("inf"))),
-    "an index of nothing": lambda f: (without("model.safetensors")(f), put(
-        "model.safetensors.index.json", '{"weight_map": {"a": "b.safetensors"}}')(f)),
+    "an index of nothing": each(without("model.safetensors"), put(
+        "model.safetensors.index.json", '{"weight_map": {"a": "b.safetensors"}}')),
     "weights that are a link to themselves": linked("model.safetensors"),
     "a pickle": plain_pickle,
     "a pickle of torch": pickled,
     "a pickle called safetensors": put("model.safetensors", pickle.dumps(Payload())),
     "no tokenizer": without("tokenizer.json", "tokenizer_config.json"),
     "no tokenizer.json": without("tokenizer.json"),
-    **{f"a tokenizer that is {text!r}": put("tokenizer.json", text) for text in ("", "{", "{}", "[]")},
+    **{f"a tokenizer that is {text!r}": put("tokenizer.json", text) for text in BROKEN},
     "no end token": say("tokenizer_config.json", eos_token=None),
-    "code of its own for the tokenizer": lambda f: (
-        say("tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Tok", None]},
-            tokenizer_class="Tok")(f), put("evil.py", CODE)(f), without("tokenizer.json")(f)),
+    "code of its own for the tokenizer": each(put("evil.py", CODE), without("tokenizer.json"), say(
+        "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Tok", None]},
+        tokenizer_class="Tok")),
     "a tokenizer with more tokens than weights": say(
         "tokenizer_config.json", additional_special_tokens=[f"<{i}>" for i in range(99)]),
     "a config of the tokenizer that is a list": put("tokenizer_config.json", "[]"),
@@ -228,17 +239,17 @@ NO_MODELS: dict[str, Damage] = {
     "a digest of a file that is not there": summed(lambda s: s.append(f"{'0' * 64}  no.txt")),
     "digests that are no text": put("SHA256SUMS", bytes(range(256))),
     "digests of none": put("SHA256SUMS", "none\n"),
-    "an altered byte": lambda f: (summed(lambda s: None)(f), flip("model.safetensors")(f)),
-    "a link for a folder": lambda f: (shutil.rmtree(f), f.symlink_to(f)),
-    "a file for a folder": lambda f: (shutil.rmtree(f), f.write_text("x")),
-    "an empty folder": lambda f: (shutil.rmtree(f), f.mkdir()),
+    "an altered byte": each(summed(lambda s: None), flip("model.safetensors")),
+    "a link for a folder": each(shutil.rmtree, lambda f: f.symlink_to(f)),
+    "a file for a folder": each(shutil.rmtree, lambda f: f.write_text("x")),
+    "an empty folder": each(shutil.rmtree, Path.mkdir),
 }  # fmt: skip
 GOOD_MODELS: dict[str, Damage] = {
     "whole": lambda folder: None,
     "with digests": summed(lambda sums: None),
     "with a link in a circle": lambda f: (f / "again").symlink_to(f),
-    "code of its own that is not needed": lambda f: (say("config.json", auto_map=REMOTE)(f),
-                                                     put("evil.py", CODE)(f)),
+    "code of its own that is not needed": each(
+        say("config.json", auto_map=REMOTE), put("evil.py", CODE)),
     "a broken template that is not asked for": put("chat_template.jinja", "{% for"),
 }  # fmt: skip
 
@@ -251,6 +262,7 @@ def model_of(damage: Damage, folder: Path) -> Act:
 
     def act() -> None:
         model = load(find_model("me/model"), SETTINGS, "cpu")
+        TextEncoder(model.tokenizer, "question_answer", 64, 32, model.context)
         logits = model.model(torch.tensor([model.tokenizer("Who keeps?")["input_ids"]])).logits
         assert bool(logits.isfinite().all())
 
@@ -295,8 +307,7 @@ NO_ADAPTERS: dict[str, Damage] = {
     "half of the tensors": tensors(lambda t: [t.pop(name) for name in sorted(t)[::2]], FILE),
     "renamed tensors": tensors(lambda t: [t.update({f"x{n}": t.pop(n)}) for n in [*t]], FILE),
     "nan": tensors(lambda t: next(iter(t.values())).fill_(float("nan")), FILE),
-    "a pickle": lambda f: ((f / FILE).unlink(), (f / "adapter_model.bin").write_bytes(
-        pickle.dumps(Payload()))),
+    "a pickle": each(without(FILE), put("adapter_model.bin", pickle.dumps(Payload()))),
     **{f"a config that is {text!r}": put(CONFIG, text) for text in ("", "{", "{}", "[]")},
     **{f"a config with {values}": say(CONFIG, **values) for values in (
         {"r": 3}, {"r": -1}, {"target_modules": ["nope"]}, {"peft_type": "NOPE"}, {"r": "many"},

@@ -92,8 +92,8 @@ PROFILES += [profile("YAML: with a mark", START.encode("utf-8-sig"), RIGHT)]
 COUNTS: list[Any] = [0, -1, 1.5, float("nan"), float("inf"), "many", [1], {"a": 1}, 10**12]
 RATES: list[Any] = [-1, float("nan"), -float("inf"), "fast", [0.1], {"a": 1}, 11]
 SHARES: list[Any] = [0, 1, -0.5, float("nan"), "half"]
-NO_IDS = """../secret/model|/etc/passwd|a b|me/$(touch touched)|a/b/c|me/|.hidden|-rf|~root/model|a;b
- |`touch touched`|a'b|a\u202eb/c|me/..|C:\\model|https://x/y|\u0430dmin/model|me/m\0del"""
+NO_IDS = """../secret/model|/etc/passwd|a b|me/$(touch touched)|a/b/c|me/|.hidden|-rf|~root/model
+ |a;b |`touch touched`|a'b|a\u202eb/c|me/..|C:\\model|https://x/y|\u0430dmin/model|me/m\0del"""
 IDS = [
     *NO_IDS.replace("\n ", "").split("|"),
     "",
@@ -108,12 +108,12 @@ ECO = "guards/eco"
 OWN = {"source": "files", "tasks": 1}
 SENSELESS: dict[str, list[Any]] = {
     "name": ["other", "mine/x", "../mine", "", 3, ["mine"], "reference", "mine "],
-    "extends": ["nope", "mine", 3, ["smoke"], {"a": 1}, "../../etc/passwd", "/etc/passwd.yaml", "."],
+    "extends": ["nope", "mine", 3, ["smoke"], {"a": 1}, "../../passwd", "/etc/passwd.yaml", "."],
     "seeds": [[], "1", 1, [1.5], ["one"], [1, 1], [-1], [2**32], [[1]], {"a": 1}, [None], [10**30]],
     "device": ["gpu", "cuda", "cuda:7", 3, ["cpu"], True],
     "offline": ["maybe", 2, [True], {}],
     "only": [[], ["nope"], "harm", ["harm", "harm"], [3], [None], {"harm": 1}],
-    "tasks": [[], "harm", 3, {"nope": {}}, {"harm": 3}, {"harm": []}, {"harm": "x"}, [{"harm": {}}]],
+    "tasks": [[], "harm", {"nope": {}}, {"harm": 3}, {"harm": []}, {"harm": "x"}, [{"harm": {}}]],
     "models": [[], "x", ["embedded/tiny-opt"], {"embedded/tiny-opt": [1]}],
     "methods": [[], "ga", {"ga": 3}, {"ga": {"uses": "nope", "label": "x"}}, {"ga": {"step": 1}}],
     "guards": [[], {"eco": 3}, {"nope": {}, "eco": "on"}],
@@ -132,7 +132,7 @@ SENSELESS: dict[str, list[Any]] = {
     f"{AUTHORS}/retain_models": [{"nope": "a/b"}, {"embedded/tiny-opt": "$(touch touched)"}, ["x"]],
     f"{AUTHORS}/model": [{"quantization": "8bit"}, {"precision": "float64"}, {"id": 3}, [1]],
     f"{AUTHORS}/teach": [{"epochs": 0}, {"epochs": 10**9}, {"lora": 3}, [1]],
-    f"{AUTHORS}/data": [3, OWN, OWN | {"forget": "no.jsonl", "retain": "no.jsonl"}, {"source": "x"}],
+    f"{AUTHORS}/data": [3, OWN, OWN | {"forget": "a.csv", "retain": "b.csv"}, {"source": "x"}],
     f"{AUTHORS}/data/forget": ["no.jsonl", 3],
     f"{AUTHORS}/data/tasks": [10**6, 0],
     f"{AUTHORS}/data/questions_per_author": [1, 10**5],
@@ -147,9 +147,9 @@ SENSELESS: dict[str, list[Any]] = {
     "tasks/book/data": [{"forget_chapters": 500}, {"normal_prompts": 10**5}, {"retain": "x"}],
     "tasks/book/method": [{"start": "nope"}, {"faults": ["nope"]}, {"faults": "empty_labels"}],
     "tasks/people/data": [{"forget_people": 10**5}, {"least_right": -1}],
-    "tasks/science/data": [{"source": "wmdp"}, {"form": "letters"}, {"subjects": ["bio", "alchemy"]}],
-    "models/embedded~tiny-opt/lora": [{"rank": 0}, {"layers": [3, 1]}, {"layers": [1]}, {"alpha": 0}],
-    "models/embedded~tiny-opt/chat": [{"date": "someday"}, {"system": ["x"]}, {"date": "2025-13-01"}],
+    "tasks/science/data": [{"source": "wmdp"}, {"form": "letters"}, {"subjects": ["alchemy"]}],
+    "models/embedded~tiny-opt/lora": [{"rank": 0}, {"layers": [3, 1]}, {"layers": [1]}],
+    "models/embedded~tiny-opt/chat": [{"date": "someday"}, {"system": ["x"]}, {"date": "2025-13-1"}],
     "models/other~Tiny-OPT": [{}],
     "methods/me_gd/label": ["GA + GD", ["x"], 3],
     f"{ECO}/classifier/base": ["no/encoder", "a b", None, "../all-MiniLM-L6-v2"],
@@ -208,11 +208,11 @@ COMMANDS += [
 
 NOTEBOOK, OUT = "05_figures_and_tables", "--output out/x.ipynb"
 NO_NOTEBOOKS = [
-    *(f"{name} {OUT}" for name in ("06", "05", ".", "../x", f"{NOTEBOOK}.ipynb", "$(touch_touched)")),
+    *(f"{name} {OUT}" for name in ("06", "05", ".", "../x", f"{NOTEBOOK}.ipynb", "$(touch_x)")),
     *(f"{NOTEBOOK} --output {place}" for place in ("x.txt", ".", "notebooks/x.ipynb", "out/x",
       f"notebooks/{NOTEBOOK}.ipynb", "out/../notebooks/x.ipynb", "/", "profiles")),
-    *(f"{NOTEBOOK} {OUT} {more}" for more in ("-p nope 1", "-p profile", "-p profile [1", "-p __x 1",
-      "--seed x", "--seed 1", "--model a/b", "--book no.txt", "-p profile !!python/name:os.system",
+    *(f"{NOTEBOOK} {OUT} {more}" for more in ("-p nope 1", "-p profile", "-p profile [1",
+      "-p __x 1", "--seed x", "--seed 1", "--model a/b", "--book no.txt", "-p profile !!python/name:os.system",
       "--seeds 0")),
     NOTEBOOK,
 ]  # fmt: skip

@@ -8,11 +8,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 import unlearn_lib as ul
 from benchmarks.torture_files import (
-    SETTINGS, Damage, cut, flip, linked, made, put, say, shutil, tensors, without,
+    SETTINGS,
+    Damage,
+    cut,
+    each,
+    flip,
+    linked,
+    made,
+    put,
+    say,
+    shutil,
+    tensors,
+    without,
 )  # fmt: skip
 from benchmarks.torture_inputs import RIGHT, Act, Case
 from benchmarks.torture_texts import Content, lines, parquet, rows, write
@@ -110,12 +120,17 @@ def choices_of(content: Content, folder: Path) -> Act:
 
 
 DATA = [
-    Case("data sets", f"{data}: {name}", functools.partial(prepare, damage))
-    for data, prepare, table in (
-        ("TOFU", tofu_of, NO_TOFU), ("TruthfulQA", facts_of, NO_FACTS), ("MMLU", choices_of, NO_CHOICES)
-    )
-    for name, damage in table.items()  # type: ignore[attr-defined]
-]  # fmt: skip
+    Case("data sets", f"TOFU: {name}", functools.partial(tofu_of, damage))
+    for name, damage in NO_TOFU.items()
+]
+DATA += [
+    Case("data sets", f"TruthfulQA: {name}", functools.partial(facts_of, content))
+    for name, content in NO_FACTS.items()
+]
+DATA += [
+    Case("data sets", f"MMLU: {name}", functools.partial(choices_of, content))
+    for name, content in NO_CHOICES.items()
+]
 DATA += [
     Case("data sets", "TOFU", functools.partial(tofu_of, lambda folder: None), RIGHT),
     Case("data sets", "TruthfulQA", functools.partial(facts_of, lines([FACT] * 30)), RIGHT),
@@ -154,12 +169,13 @@ DAMAGES: dict[str, Damage] = {
     "no file": without("value.txt"),
     "one more file": put("more.txt", "x"),
     "an altered byte": flip("value.txt"),
-    "another result": lambda f: write(f / "run.json", (f / "run.json").read_text().replace("42", "43")),
+    "another result": say("run.json", result={"value": 43}),
     "a link to itself": linked("value.txt"),
     "a record that is a link to itself": linked("run.json"),
-    "a folder for a record": lambda f: ((f / "run.json").unlink(), (f / "run.json").mkdir()),
+    "a folder for a record": each(
+        without("run.json"), lambda f: (f / "run.json").mkdir()),
     "an empty folder": without("run.json", "value.txt", "provenance.json"),
-    "a file for a folder": lambda f: (shutil.rmtree(f), f.write_text("x")),
+    "a file for a folder": each(shutil.rmtree, lambda f: f.write_text("x")),
 }  # fmt: skip
 RUNS = [Case("stored runs", n, functools.partial(run_of, d), RIGHT) for n, d in DAMAGES.items()]
 
@@ -213,7 +229,8 @@ RESULTS += [
     for file in ("costs.csv", "texts.json") for text in ("", "{", bytes(range(256)), "[1]")
 ]  # fmt: skip
 RESULTS += [
-    Case("results", f"reference: no {name}", functools.partial(results_of, without(name), "reference"))
+    Case("results", f"reference: no {name}",
+         functools.partial(results_of, without(name), "reference"))
     for name in ("items.parquet", "origin.json", "costs.csv")
 ]  # fmt: skip
 AROUND: dict[str, Damage] = {
@@ -300,7 +317,7 @@ def trained(settings: dict[str, Any], asked: int = 3, kept: int = 3) -> Callable
         model = tiny(folder)
         encoder = ul.TextEncoder(model.tokenizer, "question_answer", 64, 16, model.context)
         examples = [encoder.example(f"What is {i}?", "A book.") for i in range(3)]
-        values = {"steps": 1, "learning_rate": 1e-3, "uses": "ga_gd"} | settings
+        values: dict[str, Any] = {"steps": 1, "learning_rate": 1e-3, "uses": "ga_gd"} | settings
         method = ul.MethodSettings.model_validate(values)
         ul.make_trainable(model, SETTINGS, 0)
         pools = ul.Pools(examples[:asked], retain=examples[:kept])

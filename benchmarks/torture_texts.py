@@ -20,6 +20,7 @@ from benchmarks.torture_inputs import REFUSED, RIGHT, Act, Case
 from unlearn_lib.__main__ import main
 from unlearn_lib.data.questions import WRONG, read_questions
 from unlearn_lib.data.reading import read_book
+from unlearn_lib.util import EMBEDDED
 
 Content = str | bytes | Callable[[], bytes]
 
@@ -37,6 +38,7 @@ def write(path: Path, content: Content) -> Path:
 SENTENCE = "The keeper of the old mill counted {} gates before the river rose again that night. "
 BODIES = ["\n\n".join(SENTENCE.format(f"{i} and {j}") * 4 for j in range(8)) for i in range(4)]
 NOVEL = "\n\n".join(f"Chapter {i + 1}\n\n{body}" for i, body in enumerate(BODIES))
+SAGA = (EMBEDDED / "saga.txt").read_text(encoding="utf-8")[:30_000]
 RUSSIAN = "\n\n".join(
     f"Глава {i}\n\n" + "Старый мельник считал ворота у реки. " * 60 for i in "1234"
 )
@@ -65,7 +67,7 @@ BOMB = '<!DOCTYPE x [<!ENTITY a0 "lol">' + "".join(
 ) + "]>"  # fmt: skip
 
 
-def epub(spine: str = SPINE, page: str = HTML, before: str = "", **more: Any) -> bytes:
+def epub(spine: str = SPINE, page: str | None = HTML, before: str = "", **more: str) -> bytes:
     """An EPUB of one document; `more` are further files, or others in the place of its own."""
     package = f"{before}<package><title>T</title>{ITEMS}{spine}</package>"
     own = {"META-INF/container.xml": CONTAINER, "b.opf": package, "a.xhtml": page}
@@ -73,7 +75,7 @@ def epub(spine: str = SPINE, page: str = HTML, before: str = "", **more: Any) ->
 
 
 @functools.cache
-def pdf(text: str = NOVEL) -> bytes:
+def pdf(text: str = SAGA) -> bytes:
     """A PDF of a text, 40 lines a page."""
     buffer = io.BytesIO()
     lines = [line[i : i + 80] for line in text.split("\n") for i in range(0, len(line) or 1, 80)]
@@ -124,15 +126,13 @@ NO_BOOKS: dict[str, Content] = {
     "cut.epub": lambda: epub()[:-200],
     "half.epub": lambda: epub()[: len(epub()) // 2],
     "another archive.epub": lambda: zipped({"a.txt": NOVEL}),
-    "no package.epub": lambda: epub(**{"b.opf": None}),
+    "no package.epub": lambda: zipped({"META-INF/container.xml": CONTAINER}),
     "an empty container.epub": lambda: epub(**{"META-INF/container.xml": "<container/>"}),
     "no spine.epub": lambda: epub(""),
     "a spine of nobody.epub": lambda: epub('<spine><itemref idref="z"/><itemref/></spine>'),
-    "no document.epub": lambda: epub(**{"a.xhtml": None}),
+    "no document.epub": lambda: epub(page=None),
     "an empty document.epub": lambda: epub(page=""),
     "zeros for a document.epub": lambda: epub(page="\0" * 9999),
-    "a document 100 times.epub": lambda: epub('<spine><itemref idref="a"/></spine>'.replace(
-        "><itemref", ">" + '<itemref idref="a"/>' * 99 + "<itemref")),
     "a document of spaces.epub": lambda: epub(page=" " * 50_000_000),
     "entities.epub": lambda: epub("", before=BOMB + "<x>&a11;</x>"),
     "entities in the spine.epub": lambda: epub("<spine>&a11;</spine>", before=BOMB),
@@ -151,6 +151,9 @@ GOOD_BOOKS: dict[str, Content] = {
     "a zero.txt": NOVEL + "\0",
     "novel.pdf": pdf,
     "novel.epub": epub,
+    "a document 100 times.epub": lambda: epub(
+        "<spine>" + 100 * '<itemref idref="a"/>' + "</spine>"
+    ),
     "deep.epub": lambda: epub(page="<div>" * 300 + HTML),
     **{f"{name}.txt": NOVEL.encode(name) for name in ("utf-16", "utf-32")},
     **{f"{name}.txt": RUSSIAN.encode(name) for name in ("cp1251", "koi8-r")},
@@ -165,14 +168,15 @@ def checked_book(content: Content, folder: Path, name: str) -> Act:
 
 
 def read_whole(content: Content, folder: Path, name: str) -> Act:
-    """Read a good book: four chapters, and letters where there were letters."""
+    """Read a good book: its four chapters, if they are numbered in English, and its letters."""
     path = write(folder / name, content)
 
     def act() -> None:
         book = read_book(path)
-        assert len(book.chapters) == 4, book.summary
         text = "".join(chapter.text for chapter in book.chapters)
-        assert any(word in text for word in ("old mill", "мельник", "près de la forêt")), text[:80]
+        assert "old mill" not in text or len(book.chapters) == 4, book.summary
+        words = ("old mill", "мельник", "près de la forêt", "the")
+        assert any(word in text for word in words), text[:80]
 
     return act
 
@@ -186,7 +190,7 @@ def named_book(path: str, folder: Path) -> Act:
     return functools.partial(main, ["check", "--profile", "smoke", "--book", path])
 
 
-NOWHERE = """no.txt|dir.txt|loop.txt|novel.docx|novel|.|/|-|~nobody/x.txt|/dev/null|/dev/zero
+NOWHERE = """no.txt|dir.txt|loop.txt|novel.docx|novel|.|/|-|~nouser/x.txt|/dev/null|/dev/zero
  |$(touch touched).txt|a\nb.txt|http://x/y.txt|profiles/smoke.yaml""".replace("\n ", "").split("|")
 BOOKS = [
     Case("books", name, functools.partial(checked_book, content, name=name))
@@ -209,7 +213,7 @@ def rows(count: int, about: str = "work") -> list[dict[str, Any]]:
     """Rows in TOFU's form."""
     return [
         {"question": f"What is {about} {i}?", "answer": f"It is book {i}.",
-         "paraphrased_answer": f"Book {i} it is.", WRONG: [f"Book {i}-{j} it is." for j in range(3)]}
+         "paraphrased_answer": f"Book {i} it is.", WRONG: [f"Book {i}-{j} it is." for j in "abc"]}
         for i in range(count)
     ]  # fmt: skip
 

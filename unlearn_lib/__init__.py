@@ -43,6 +43,7 @@ warnings.filterwarnings("ignore", message="Detected pickle protocol")
 warnings.filterwarnings("ignore", message="Found missing adapter keys")
 warnings.filterwarnings("ignore", message="Merge lora module to 8-bit")
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+logging.getLogger("bs4.dammit").setLevel(logging.ERROR)
 
 
 def __getattr__(name: str) -> Any:

@@ -20,6 +20,7 @@ from unlearn_lib.util import (
     ROOT,
     CompanionError,
     entry_of,
+    expanded,
     refuse_processes,
     without_places,
     write_text,
@@ -143,7 +144,7 @@ def _verify(profile: Profile, options: argparse.Namespace) -> int:
 def _notebook(profile: Profile, options: argparse.Namespace) -> None:
     """Execute one notebook."""
     values = {name: getattr(options, name) for name in ("profile", "model", "seed")}
-    values["book"] = str(Path(options.book).expanduser().resolve()) if options.book else None
+    values["book"] = os.path.realpath(expanded(options.book)) if options.book else None
     values = {name: value for name, value in values.items() if value is not None}
     try:
         values |= {name: yaml.safe_load(text) for name, text in options.parameter}

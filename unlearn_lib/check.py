@@ -19,7 +19,7 @@ from unlearn_lib.data import book, harm, people, science, tofu
 from unlearn_lib.model_settings import hub_ids
 from unlearn_lib.profile import Profile
 from unlearn_lib.unlearn.methods import find_method
-from unlearn_lib.util import ROOT, CompanionError, file_sha256, write_text
+from unlearn_lib.util import ROOT, CompanionError, expanded, file_sha256, write_text
 
 
 def _people(data: settings.PeopleData) -> people.PeopleSplits:
@@ -77,7 +77,7 @@ def _here(profile: Profile, find: Callable[[], Any]) -> None:
 def _files(*blocks: Any) -> list[Path]:
     """The reader's own files that blocks of settings name."""
     values = [value for block in blocks if block for _, value in block]
-    files = [value.expanduser() for value in values if isinstance(value, Path)]
+    files = [expanded(value) for value in values if isinstance(value, Path)]
     for path in files:
         if not (ROOT / path).is_file():
             raise CompanionError(f"There is no file {path}, which the profile names; correct it.")

@@ -7,6 +7,7 @@ error never silently leaves a default in place. Nothing here knows of torch.
 
 import functools
 import hashlib
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -23,7 +24,7 @@ from pydantic import (
 
 from unlearn_lib.settings import MethodSettings, ModelSettings, Settings
 from unlearn_lib.task_settings import TASKS, Tasks, TaskSettings
-from unlearn_lib.util import ROOT, CompanionError, entry_of, slug
+from unlearn_lib.util import ROOT, CompanionError, entry_of, expanded, slug
 
 PROFILES = ROOT / "notebooks" / "profiles"
 OWN_BOOK = "-book-"
@@ -167,7 +168,7 @@ def load_profile(name: Name, book: Name | None = None, seeds: int | None = None)
             raise CompanionError(f"SEEDS is {seeds}; set it to how many there are to be, 1 to 100.")
         first = profile.seeds[0]
         profile = profile.model_copy(update={"seeds": tuple(range(first, first + seeds))})
-    return _with_book(profile, Path(book).expanduser().resolve()) if book else profile
+    return _with_book(profile, Path(os.path.realpath(expanded(book)))) if book else profile
 
 
 def _files(name: Name) -> dict[Path, Tree]:

@@ -101,7 +101,7 @@ def read_table(path: Path, needed: Sequence[str] = (), skip: int = 0) -> pd.Data
                 # pandas leaves them out without a word
                 raise ValueError(f"it holds half a character, \\{halves[0]}")
             table = pd.read_json(StringIO(text), lines=text.lstrip()[:1] != "[", dtype=False)
-    except (OSError, ValueError, TypeError, EOFError, lzma.LZMAError, zlib.error) as error:
+    except (OSError, ValueError, EOFError, lzma.LZMAError, zlib.error) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CompanionError(
             f"{path} is missing or altered ({reason}); put a whole copy there, in UTF-8."

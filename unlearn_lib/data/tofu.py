@@ -31,7 +31,7 @@ from unlearn_lib.data import questions
 from unlearn_lib.data.authors import write_authors
 from unlearn_lib.data.questions import WRONG, Questions, read_questions, row_key
 from unlearn_lib.settings import AuthorsData
-from unlearn_lib.util import EMBEDDED, ROOT, CompanionError, say
+from unlearn_lib.util import EMBEDDED, ROOT, CompanionError, expanded, say
 
 TOFU = "locuslab/TOFU"
 RETAIN = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
@@ -183,7 +183,7 @@ def _own(settings: AuthorsData) -> QuestionSplits:
     sets: dict[str, Questions] = {}
     for name, needed in {"forget": (WRONG,), "retain": (WRONG,), "holdout": ()}.items():
         file = getattr(settings, name)
-        sets[name] = read_questions(ROOT / file.expanduser(), needed) if file else ()
+        sets[name] = read_questions(ROOT / expanded(file), needed) if file else ()
     questions.refuse_overlap(sets)
     return _splits([sets["forget"]], sets["retain"], sets["holdout"])
 
