@@ -32,7 +32,7 @@ endif
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup assets lab test test-all count format smoke reproduce figures report verify \
-  status bench clean distclean
+  status bench torture clean distclean
 
 help: ## this list
 	@echo "make TARGET [PROFILE=smoke|laptop|thorough|paper] [JOBS=n]     (now: PROFILE=$$PROFILE JOBS=$${JOBS:-$(USUAL_JOBS)})"
@@ -128,6 +128,10 @@ status: setup ## which results exist, which are missing
 
 bench: setup ## speed and memory against the published loop (ONLY=unlearning, book, scoring or eco)
 	@$(PY) -m benchmarks $(ONLY)
+
+torture: setup ## some hundred bad inputs and kills: does each end as it should?
+	@$(PY) -m benchmarks.torture
+	@$(PY) -m benchmarks.kills
 
 clean: ## remove this profile's results (not results/reference, not the environment)
 	@case "$$PROFILE" in ""|reference|*[!A-Za-z0-9_-]*) echo "'$$PROFILE' is no profile." >&2; exit 1;; esac; \

@@ -128,6 +128,9 @@ def test_sums_in_a_mirror_are_honoured(mirror: Path) -> None:
     assert "config.json" in refusal(find_model)
     (folder / "config.json").unlink()
     assert "config.json" in refusal(find_model)
+    for content in (b"none", bytes(range(256))):
+        (folder / "SHA256SUMS").write_bytes(content)
+        assert "lists no file" in refusal(find_model)
 
 
 def test_the_digest_follows_the_files_that_are_asked_for(mirror: Path) -> None:

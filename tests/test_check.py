@@ -42,6 +42,9 @@ SENSELESS: dict[str, tuple[tuple[str, ...], Any]] = {
     "more chapters than there are": (("tasks", "book", "data", "forget_chapters"), 500),
     "a file that is not there": (("tasks", "harm", "judge", "file"), "nowhere.csv"),
     "data that is not there": (("tasks", "science", "data"), {"source": "wmdp"}),
+    "more people than there are": (("tasks", "people", "data", "forget_people"), 10**5),
+    "a chat with the tiny model": ((*AUTHORS, "data", "template"), "chat"),
+    "a prompt beyond the tiny model": ((*AUTHORS, "data", "prompt_tokens"), 600),
     "only the same": (("only",), ["harm", "harm"]),
 }
 

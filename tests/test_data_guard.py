@@ -328,7 +328,14 @@ def test_a_row_with_a_choice_twice_is_left_out(mirror: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"choices": ["Secret", "b", "c"]}, {"question": " "}, {"answer": 4}]
+    "change",
+    [
+        {"choices": ["Secret", "b", "c"]},
+        {"question": " "},
+        {"question": None},
+        {"answer": 4},
+        {"choices": ["Secret", "b", "c", None]},
+    ],
 )
 def test_a_bad_row_is_named_by_its_number_alone(change: dict[str, Any], mirror: Path) -> None:
     first, second = choice_rows("bio", 2)

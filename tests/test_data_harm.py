@@ -1,5 +1,6 @@
 """The rows of task harm, and prose: nothing evaluated was trained on, nothing wrong is used."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,15 @@ def test_wrong_answers_are_never_used(mirror: Path) -> None:
     for row in splits.retain + splits.normal:
         number = row.question.split()[1]
         assert row.answers == (f"best {number}", f"right {number}")
+
+
+@pytest.mark.parametrize("answer", ["a text", 3, [3], None])
+def test_answers_that_are_no_list_of_texts_are_refused(answer: Any, mirror: Path) -> None:
+    folder = mirror / "truthfulqa" / "truthful_qa"
+    folder.mkdir(parents=True)
+    (folder / "a.jsonl").write_text(json.dumps({"question": "What?", "answer": answer}))
+    with pytest.raises(CompanionError, match="Row 1 of truthful_qa"):
+        load(retain="truthful_qa")
 
 
 def test_jigsaw_leaves_out_comments_without_labels(tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from unlearn_lib.data import people, tofu
+from unlearn_lib.data import people, questions, tofu
 from unlearn_lib.data.authors import ATTRIBUTES, phrasings, write_authors
 from unlearn_lib.data.questions import Question, folded, read_questions, read_table, refuse_overlap
 from unlearn_lib.data.words import holds
@@ -109,6 +110,8 @@ def test_a_bad_row_is_named(change: dict[str, Any], message: str, tmp_path: Path
         ("a.jsonl", '{"question": "Q?", "anser": "a"}\n', "no column 'answer' .*'anser'"),
         ("a.parquet", "PAR1", "a.parquet is missing or altered"),
         ("a.jsonl.gz", "no gzip", "a.jsonl.gz is missing or altered"),
+        ("a.jsonl", "null", "no column 'question'"),
+        ("a.jsonl", "1\n2\n", "no column 'question'"),
         ("a.csv", b"question,answer\nWho?,Bront\xeb\n", "can.t decode byte 0xeb .* in UTF-8"),
         ("a.jsonl", '{"question": "Q?", "answer": "a"}'.encode("utf-16-le"), "in UTF-8"),
         ("a.csv", "question,answer\nWho?,Ann,Bo\nWhen?,1,2\n", "more cells than its header"),
@@ -129,6 +132,17 @@ def test_a_bad_file_is_named(
         (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(CompanionError, match=message):
         read_table(tmp_path / name, ("question", "answer"))
+
+
+def test_a_file_without_rows_is_refused_and_lists_of_parquet_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("question,answer\n")
+    with pytest.raises(CompanionError, match="a.csv holds no questions"):
+        read_questions(tmp_path / "a.csv")
+    pd.DataFrame(rows("a", 2)).to_parquet(tmp_path / "a.parquet")
+    wrong = [
+        row.perturbed_answer for row in read_questions(tmp_path / "a.parquet", (questions.WRONG,))
+    ]
+    assert wrong == [tuple(row[questions.WRONG]) for row in rows("a", 2)]
 
 
 @pytest.mark.parametrize("name", ["set.csv", "set.jsonl", "array.json", "set.csv.gz"])
@@ -257,6 +271,16 @@ def test_further_tasks_are_blocks_of_forget10_and_leave_retain(count: int, relea
     assert len(splits.real_authors) == 5
     with pytest.raises(CompanionError, match="too few for 4 tasks"):
         tofu.load(hub(tasks=4))
+
+
+def test_what_is_evaluated_must_be_taught_and_refusals_must_be_texts(released: Path) -> None:
+    for content in (b" \n", b"\xff\n"):
+        (released / tofu.REFUSALS).write_bytes(content)
+        with pytest.raises(CompanionError, match="holds no refusals"):
+            tofu.load(hub())
+    write(released / "retain_perturbed.json", rows("another", 2))
+    with pytest.raises(CompanionError, match="asks 2 rows that retain99 has not"):
+        tofu.load(hub())
 
 
 @given(st.integers(0, 2**32), st.none() | st.integers(8, 40), st.none() | st.integers(2, 40))

@@ -106,6 +106,7 @@ def written(folder: Path) -> set[str]:
         ("check --profile typo", "typo.yaml: unknown key 'ofline' (did you mean 'offline'"),
         ("check --profile gpu", "no GPU"),
         ("check --profile mine --seeds 0", "SEEDS is 0"),
+        ("check --profile mine --seeds 1000000000", "SEEDS is 1000000000"),
         ("check --profile mine --book nowhere.txt", "no book at"),
         ("check --profile mine --book empty.txt", "empty"),
         ("check --profile mine --book damaged.epub", "damaged.epub"),
@@ -158,6 +159,7 @@ def test_one_of_several_processes_is_refused(
     [
         (lambda: Experiment("smoke", "autors"), "did you mean 'authors'"),
         (lambda: Experiment("smoke", "harm", model="tiny-opt"), "did you mean 'embedded/tiny-opt'"),
+        (lambda: Experiment("smoke", "harm", seed=-1), "a seed is 0 to"),
         (lambda: Experiment("smoke", "harm").unlearned("refusl"), "did you mean 'refusal'"),
         (lambda: find_method("ga_dg"), "did you mean 'ga_gd'"),
         (lambda: Items(pd.DataFrame(columns=COLUMNS[1:])), "task"),
@@ -258,6 +260,34 @@ def test_status_says_what_is_done_and_what_is_open(
     assert command_line.main(["status", "--profile", "mine"]) == 0
     shown = capsys.readouterr().out
     assert "done  00_start_here" in shown and "open  01_harmful_unlearning__tiny-opt__s1" in shown
+
+
+def test_status_says_the_rest_where_a_log_or_a_run_is_damaged(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (results / "logs").mkdir()
+    for name, content in {"a": "", "b": "s\n", "c": "s\tmax_rss\nx\ty\n"}.items():
+        (results / "logs" / f"{name}.tsv").write_text(content)
+    for name, content in {"a": "[]", "b": "null", "c": "[" * 9999}.items():
+        (results / "runs" / name).mkdir(parents=True)
+        (results / "runs" / name / "provenance.json").write_text(content)
+    assert command_line.main(["status", "--profile", "mine"]) == 0
+    assert "0 runs stored" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["texts.json", "costs.csv"])
+@pytest.mark.parametrize("content", ["", "{", "[1]"])
+def test_damaged_texts_and_costs_are_refused(
+    name: str, content: str, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (results / name).write_text(content)
+    assert command_line.main(["report", "--profile", "mine"]) == 2
+    assert f"{name} is damaged" in capsys.readouterr().err
+
+
+def test_an_error_of_several_lines_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main(["check", "--profile", "smoke\n"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_reference_results_hold_no_text_and_stand_in_for_missing_ones(

@@ -101,6 +101,7 @@ def test_only_the_chosen_blocks_get_an_adapter(
     "changed, message",
     [
         ({"lora": {"layers": [0, 2]}}, r"\[0, 2\], but the model's blocks are 0 to 1"),
+        ({"lora": {"targets": ["nope"]}}, "'lora' does not fit .*nope"),
         ({"lora": None, "quantization": "8bit"}, "quantised, so its weights cannot be trained"),
     ],
 )
@@ -253,11 +254,36 @@ def test_weights_that_do_not_fit_the_configuration_are_refused(
         loading.load(asset, settings, "cpu")
 
 
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("config.json", "[]"),
+        ("config.json", {"num_hidden_layers": "two"}),
+        ("config.json", {"num_attention_heads": 0}),
+        ("config.json", {"dtype": "float65"}),
+        ("tokenizer_config.json", "[]"),
+        ("tokenizer_config.json", {"additional_special_tokens": [f"<{i}>" for i in range(99)]}),
+    ],
+)
+def test_what_libraries_cannot_read_is_one_sentence(
+    name: str, content: Any, tiny_assets: dict[str, Asset], tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_assets["llama"].folder, tmp_path / "copy")
+    path = tmp_path / "copy" / name
+    if isinstance(content, dict):
+        content = json.dumps(json.loads(path.read_text()) | content)
+    path.write_text(content)
+    with pytest.raises(CompanionError, match="The model 'tiny' from test cannot be read") as caught:
+        loading.load(Asset("tiny", tmp_path / "copy", "test", ""), PLAIN, "cpu")
+    assert "\n" not in str(caught.value)
+
+
 ADAPTERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "no tensor": lambda tensors: {},
     "half of them": lambda tensors: dict(list(tensors.items())[::2]),
     "renamed": lambda tensors: {name.replace("lora_A", "lora_C"): t for name, t in tensors.items()},
     "one more": lambda tensors: tensors | {"more": next(iter(tensors.values())).clone()},
+    "nan": lambda tensors: {name: tensor * float("nan") for name, tensor in tensors.items()},
     "cut": lambda tensors: {name: tensor[:1].clone() for name, tensor in tensors.items()},
 }
 

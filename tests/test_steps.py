@@ -107,6 +107,8 @@ def test_a_needed_set_that_is_empty_is_refused(pools: Pools) -> None:
         rows: list[Any] = [[]] * 3 if empty == "substitutes" else []
         with pytest.raises(CompanionError, match=f"'{name}' needs '{empty}'"):
             draw(replace(pools, **{empty: rows}), name)
+    with pytest.raises(CompanionError, match="needs 'substitutes'"):
+        draw(replace(pools, substitutes=()), "ga_mismatch_kl")
 
 
 def test_an_unknown_method_is_refused() -> None:

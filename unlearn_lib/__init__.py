@@ -39,8 +39,11 @@ PUBLIC = {name: module for module, names in NAMES.items() for name in names.spli
 # Notices of other libraries that say nothing to a reader of a notebook.
 warnings.filterwarnings("ignore", message="IProgress not found")
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+warnings.filterwarnings("ignore", message="Detected pickle protocol")
+warnings.filterwarnings("ignore", message="Found missing adapter keys")
 warnings.filterwarnings("ignore", message="Merge lora module to 8-bit")
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+logging.getLogger("bs4.dammit").setLevel(logging.ERROR)
 
 
 def __getattr__(name: str) -> Any:

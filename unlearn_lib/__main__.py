@@ -20,6 +20,7 @@ from unlearn_lib.util import (
     ROOT,
     CompanionError,
     entry_of,
+    expanded,
     refuse_processes,
     without_places,
     write_text,
@@ -60,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
         return options.run(profile, options) or 0
     except CompanionError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Interrupted; what is finished is kept.", file=sys.stderr)
@@ -151,7 +152,7 @@ def _verify(profile: Profile, options: argparse.Namespace) -> int:
 def _notebook(profile: Profile, options: argparse.Namespace) -> None:
     """Execute one notebook."""
     values = {name: getattr(options, name) for name in ("profile", "model", "seed")}
-    values["book"] = str(Path(options.book).expanduser().resolve()) if options.book else None
+    values["book"] = os.path.realpath(expanded(options.book)) if options.book else None
     values = {name: value for name, value in values.items() if value is not None}
     try:
         values |= {name: yaml.safe_load(text) for name, text in options.parameter}

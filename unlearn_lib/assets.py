@@ -26,7 +26,7 @@ from typing import Any, Literal
 import yaml
 from filelock import FileLock
 
-from unlearn_lib.util import CompanionError, file_sha256
+from unlearn_lib.util import CompanionError, expanded, file_sha256
 
 SAFETENSORS = "*.safetensors"
 PICKLED = "pytorch_model*.bin"
@@ -119,7 +119,7 @@ def find_dataset(dataset_id: str, patterns: tuple[str, ...] = DATA, fetch: bool 
 
 def cache_folder() -> Path:
     """Return the folder of converted weights, `UNLEARN_CACHE` or a default under the home."""
-    return Path(os.environ.get("UNLEARN_CACHE") or "~/.cache/unlearning-companion").expanduser()
+    return expanded(os.environ.get("UNLEARN_CACHE") or "~/.cache/unlearning-companion")
 
 
 def require_space(folder: Path, needed: int) -> None:
@@ -180,9 +180,9 @@ def _from_mirror(request: Request) -> Asset:
     mirror = os.environ.get("UNLEARN_MIRROR")
     if not mirror:
         raise AssetMissing("no mirror (UNLEARN_MIRROR is not set)")
-    if not Path(mirror).expanduser().is_dir():
+    if not expanded(mirror).is_dir():
         raise CompanionError(f"UNLEARN_MIRROR is '{mirror}', which is no folder; mend or unset it.")
-    place = Path(mirror).expanduser() / request.kind
+    place = expanded(mirror) / request.kind
     for name in (request.id, OTHER_NAMES.get(request.id, request.id)):
         if (place / name).is_dir():
             return _checked(request, place / name, "mirror")
@@ -219,9 +219,11 @@ def _checked(request: Request, folder: Path, source: str) -> Asset:
         error = CompanionError if source == "mirror" else AssetMissing
         raise error(f"The folder {folder} holds no weights or data of '{request.id}'; fill it.")
     sums = folder / "SHA256SUMS"
-    lines = sums.read_text() if sums.is_file() else ""
+    lines = sums.read_text(errors="replace") if sums.is_file() else ""
     digests = re.findall(r"^([0-9a-fA-F]{64}) [ *](.+?)\s*$", lines, re.M)
     listed = {name.removeprefix("./"): digest.lower() for digest, name in digests}
+    if sums.is_file() and not listed:
+        raise CompanionError(f"{sums} lists no file; write it anew or remove it.")
     _check_files(folder, listed, f"'{request.id}'")
     files = _files(folder, request.patterns)
     if listed and (unlisted := {file.relative_to(folder).as_posix() for file in files} - {*listed}):

@@ -20,13 +20,20 @@ from unlearn_lib.model_settings import hub_ids
 from unlearn_lib.profile import Profile
 from unlearn_lib.stored import missing_pictures
 from unlearn_lib.unlearn.methods import find_method
-from unlearn_lib.util import ROOT, CompanionError, file_sha256, write_text
+from unlearn_lib.util import ROOT, CompanionError, expanded, file_sha256, write_text
+
+
+def _people(data: settings.PeopleData) -> people.PeopleSplits:
+    """Deal the people as for a model that knows all of them."""
+    rows = people.load_people()[: data.rows]
+    return people.deal_people(rows, [True] * len(rows), data)
+
 
 LOADERS: dict[type, Callable[[Any], Any]] = {
     settings.HarmData: harm.load,
     settings.BookData: book.load,
     settings.AuthorsData: tofu.load,
-    settings.PeopleData: lambda _: people.load_people(),
+    settings.PeopleData: _people,
     settings.ScienceData: science.load,
 }
 
@@ -71,7 +78,7 @@ def _here(profile: Profile, find: Callable[[], Any]) -> None:
 def _files(*blocks: Any) -> list[Path]:
     """The reader's own files that blocks of settings name."""
     values = [value for block in blocks if block for _, value in block]
-    files = [value.expanduser() for value in values if isinstance(value, Path)]
+    files = [expanded(value) for value in values if isinstance(value, Path)]
     for path in files:
         if not (ROOT / path).is_file():
             raise CompanionError(f"There is no file {path}, which the profile names; correct it.")
@@ -80,6 +87,7 @@ def _files(*blocks: Any) -> list[Path]:
 
 def check_templates(profile: Profile) -> None:
     """Refuse a template that a model's tokenizer does not have; models to be fetched come later."""
+    from unlearn_lib.model.loading import TINY, TINY_CONTEXT
     from unlearn_lib.model.tokens import TextEncoder, load_tokenizer
 
     @functools.cache
@@ -93,10 +101,11 @@ def check_templates(profile: Profile) -> None:
         data = task.data
         asks = getattr(data, "questions", True)  # book: only where it has questions
         for model in task.models if asks else ():
-            if tokenizer := tokenizer_of(model.id):
-                sizes = (data.prompt_tokens, data.answer_tokens)
-                named = {"chat": model.chat, "model_id": model.id}
-                TextEncoder(tokenizer, data.template, *sizes, sum(sizes), **named)
+            tokenizer, sizes = tokenizer_of(model.id), (data.prompt_tokens, data.answer_tokens)
+            named = {"chat": model.chat, "model_id": model.id}
+            if tokenizer or model.id == TINY:  # the tiny one's is made when it is
+                context = sum(sizes) if tokenizer else TINY_CONTEXT
+                TextEncoder(tokenizer, data.template, *sizes, context, **named)
 
 
 def _note(profile: Profile, found: dict[str, str]) -> None:

@@ -7,6 +7,8 @@ error never silently leaves a default in place. Nothing here knows of torch.
 
 import functools
 import hashlib
+import os
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -22,10 +24,11 @@ from pydantic import (
 
 from unlearn_lib.settings import MethodSettings, ModelSettings, Settings
 from unlearn_lib.task_settings import TASKS, Tasks, TaskSettings
-from unlearn_lib.util import ROOT, CompanionError, entry_of, slug
+from unlearn_lib.util import ROOT, CompanionError, entry_of, expanded, slug
 
 PROFILES = ROOT / "notebooks" / "profiles"
 OWN_BOOK = "-book-"
+MOST_SEEDS = 100
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 NAMES = {"base": "base model", "target": "target (taught)", "retain_model": "retain model"}
 """What the models before unlearning are called."""
@@ -161,18 +164,18 @@ def load_profile(name: Name, book: Name | None = None, seeds: int | None = None)
     if profile.name == "reference":
         raise CompanionError(f"{path.name}: results/reference is taken; choose another name.")
     if seeds is not None:
-        if seeds < 1:
-            raise CompanionError(f"SEEDS is {seeds}; set it to the number of seeds, 1 or more.")
+        if not 1 <= seeds <= MOST_SEEDS:
+            raise CompanionError(f"SEEDS is {seeds}; set it to how many there are to be, 1 to 100.")
         first = profile.seeds[0]
         profile = profile.model_copy(update={"seeds": tuple(range(first, first + seeds))})
-    return _with_book(profile, Path(book).expanduser().resolve()) if book else profile
+    return _with_book(profile, Path(os.path.realpath(expanded(book)))) if book else profile
 
 
 def _files(name: Name) -> dict[Path, Tree]:
     """A profile's file and those that it extends, in this order, with what each says."""
     files: dict[Path, Tree] = {}
     other: Name | None = name
-    while other:
+    while other is not None:
         path, content = _read(other)
         if path in files:
             raise CompanionError(f"{[*files][-1].name} extends '{other}', which leads back to it.")
@@ -185,8 +188,9 @@ class _EachKeyOnce(yaml.SafeLoader):
     """Reads YAML, but refuses a key that a mapping has twice: the last would win silently."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [key.value for key, _ in node.value if key.value != "<<"]
-        if twice := [key for key in keys if keys.count(key) > 1]:
+        texts = [key.value for key, _ in node.value if isinstance(key.value, str)]
+        counts = Counter(text for text in texts if text != "<<")
+        if twice := [text for text in counts if counts[text] > 1]:
             place = node.start_mark
             raise yaml.constructor.ConstructorError(
                 None, None, f"the key '{twice[0]}' stands twice in one block", place

@@ -20,6 +20,7 @@ from unlearn_lib.guard.model import Guard
 from unlearn_lib.guard.search import best_strength, zeroth_order
 from unlearn_lib.model import generate, scoring
 from unlearn_lib.model.loading import LanguageModel, load, load_chain, make_trainable
+from unlearn_lib.model_settings import MOST_SEED
 from unlearn_lib.profile import Profile, load_profile
 from unlearn_lib.settings import MethodSettings, Settings
 from unlearn_lib.source import code_of
@@ -30,7 +31,7 @@ from unlearn_lib.tasks import guard_checks as checks
 from unlearn_lib.unlearn import losses, released, trainer
 from unlearn_lib.unlearn.methods import Method, find_method
 from unlearn_lib.unlearn.trainer import OnStep
-from unlearn_lib.util import digest, write_text
+from unlearn_lib.util import CompanionError, digest, write_text
 
 Data = dict[str, str]
 """The sha256 of what a run reads, by name."""
@@ -57,6 +58,8 @@ class Stages:
         if self.profile.offline:
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
         self.seed = self.profile.seeds[0] if seed is None else seed
+        if not 0 <= self.seed <= MOST_SEED:
+            raise CompanionError(f"The seed is {self.seed}: a seed is 0 to {MOST_SEED:,}.")
         self.settings = self.profile.task(task)
         self.model = self.settings.model(model or self.settings.models[0].id)
         self.store = RunStore(self.profile.results, private=self.profile.own_book)

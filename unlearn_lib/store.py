@@ -89,7 +89,7 @@ class Run:
         """Return a JSON file of the run; CompanionError where it cannot be read."""
         try:
             return json.loads((self.folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise CompanionError(
                 f"The stored run {self.folder.name[:10]} is damaged: {name} cannot be read; delete "
                 f"{self.folder} and run again."

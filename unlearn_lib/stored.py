@@ -6,7 +6,8 @@ This machine's results lie under `results/<profile>`; the committed ones, withou
 
 import json
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,16 @@ def notebook_jobs(profile: Profile) -> list[Job]:
     return jobs if profile.own_book else [Job("00_start_here"), *jobs, Job("05_figures_and_tables")]
 
 
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Say in one sentence that a file of results cannot be read."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CompanionError(f"{path} is damaged ({reason}); make the results again.") from error
+
+
 @dataclass(frozen=True)
 class Stored:
     """A profile's items, the provenance of the process that collected them, and where they lie.
@@ -88,15 +99,18 @@ class Stored:
     def texts(self) -> list[tuple[str, str, pd.DataFrame]]:
         """Task, model and a table of a few of its texts; none of the committed results."""
         path = self.folder / "texts.json"
-        texts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-        return [(each["task"], each["model"], pd.DataFrame(each["rows"])) for each in texts]
+        with _whole(path):
+            texts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+            return [(each["task"], each["model"], pd.DataFrame(each["rows"])) for each in texts]
 
     @property
     def costs(self) -> pd.DataFrame:
         """A row per notebook and run: seconds, peak memory, commit."""
         path = self.folder / "costs.csv"
         texts = dict.fromkeys(("kind", "name", "key", "seed", "commit"), str)
-        return pd.read_csv(path, dtype=texts).fillna(dict.fromkeys(texts, ""))
+        with _whole(path):
+            table = pd.read_csv(path, dtype=texts)[COST_COLUMNS]
+        return table.fillna(dict.fromkeys(texts, ""))
 
 
 def collect(profile: Profile) -> Path:
@@ -186,9 +200,13 @@ def missing_pictures(folder: Path) -> list[str]:
 
 def cost_table(folder: Path) -> pd.DataFrame:
     """A row per notebook and per run below a folder of results, with COST_COLUMNS."""
-    rows = [_notebook_cost(path) for path in folder.glob("logs/*.tsv")]
+    rows = []
+    damaged = (CompanionError, KeyError, TypeError, ValueError, IndexError)
+    for path in folder.glob("logs/*.tsv"):
+        with suppress(*damaged):  # a log of a process that was killed
+            rows.append(_notebook_cost(path))
     for path in folder.glob("runs/*"):
-        with suppress(CompanionError, KeyError):  # damaged: computed again when it is asked for
+        with suppress(*damaged):  # a damaged run is computed again when it is asked for
             rows.append(_run_cost(Run(path.name, path)))
     table = pd.DataFrame(rows, columns=COST_COLUMNS)
     return table.sort_values(["kind", "name", "key"], ignore_index=True)
@@ -198,8 +216,8 @@ def _notebook_cost(path: Path) -> list[Any]:
     """Of a notebook, from what Snakemake measured: COST_COLUMNS."""
     measured = pd.read_csv(path, sep="\t", na_values=["-"]).iloc[-1]
     seed = path.stem.rpartition("__s")[2] if "__s" in path.stem else ""
-    memory = measured["max_rss"] * 1024**2  # Snakemake's megabytes
-    return ["notebook", path.stem, "", seed, measured["s"], memory, ""]
+    memory = float(measured["max_rss"]) * 1024**2  # Snakemake's megabytes
+    return ["notebook", path.stem, "", seed, float(measured["s"]), memory, ""]
 
 
 def _run_cost(run: Run) -> list[Any]:

@@ -22,8 +22,8 @@ class CompanionError(Exception):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the closest known name, or the list of names."""
-    names = sorted(known)
-    match = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    names = sorted(map(str, known))
+    match = difflib.get_close_matches(str(word), names, n=1, cutoff=0.5)
     return f" (did you mean '{match[0]}'?)" if match else f" (known: {', '.join(names)})"
 
 
@@ -56,6 +56,11 @@ def write_text(path: Path, text: str) -> None:
     partial.write_text(text, encoding="utf-8", newline="\n")
     flush(partial)
     os.replace(partial, path)
+
+
+def expanded(path: Path | str) -> Path:
+    """Return a path with `~` as the user's folder; one of an unknown user stays as it is."""
+    return Path(os.path.expanduser(path))
 
 
 def without_places(text: str) -> str:

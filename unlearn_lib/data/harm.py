@@ -20,7 +20,7 @@ import pandas as pd
 from unlearn_lib.assets import find_dataset
 from unlearn_lib.data.questions import check_columns, read_table
 from unlearn_lib.settings import HarmData
-from unlearn_lib.util import EMBEDDED, CompanionError
+from unlearn_lib.util import EMBEDDED, CompanionError, expanded
 
 JIGSAW_LABELS = ("toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate")
 JIGSAW = "jigsaw-toxic-comment-classification-challenge"
@@ -114,6 +114,10 @@ def normal_questions(name: str) -> pd.DataFrame:
     """Return ordinary questions of `truthful_qa` or `embedded`: `question`, `answers` (a tuple)."""
     embedded = EMBEDDED / "normal_questions.jsonl"
     table = read_table(embedded) if name == "embedded" else _truthful_qa()
+    for number, (question, answers) in enumerate(zip(table["question"], table["answers"]), start=1):
+        texts = [question, *answers] if isinstance(answers, list) else [None]
+        if not all(isinstance(text, str) for text in texts):
+            raise CompanionError(f"Row {number} of {name} has no text or no list of answers.")
     # Some answers of TruthfulQA are empty or stand twice.
     stripped = [[text.strip() for text in answers] for answers in table["answers"]]
     table["answers"] = [tuple(dict.fromkeys(filter(None, answers))) for answers in stripped]
@@ -135,7 +139,7 @@ def jigsaw(rows: int | None, seed: int, file: Path | None = None) -> tuple[Comme
     Raises:
         CompanionError: not found, or a column missing.
     """
-    path = file.expanduser() if file else find_dataset(JIGSAW).folder / "train.csv"
+    path = expanded(file) if file else find_dataset(JIGSAW).folder / "train.csv"
     frame = read_table(path, ("comment_text", *JIGSAW_LABELS))
     labels = frame[list(JIGSAW_LABELS)].apply(pd.to_numeric, errors="coerce")
     frame = frame[labels.isin((0, 1)).all(axis=1) & frame["comment_text"].fillna("").ne("")]

@@ -15,6 +15,7 @@ from functools import lru_cache
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from unlearn_lib.util import EMBEDDED, CompanionError, nearest
@@ -152,6 +153,7 @@ def read_questions(path: Path, needed: Sequence[str] = ()) -> Questions:
         place = f"Row {number} of {path.name}"
         for name in names:
             texts = row[name] if name == WRONG else [row[name]]
+            texts = texts.tolist() if isinstance(texts, np.ndarray) else texts  # of parquet
             if not isinstance(texts, list) or not texts or not all(map(_is_text, texts)):
                 raise CompanionError(f"{place} has no text under '{name}' that can be read.")
         fields = {"subject" if name == "person" else str(name): row[name] for name in names}
@@ -162,6 +164,8 @@ def read_questions(path: Path, needed: Sequence[str] = ()) -> Questions:
         questions.append(question)
         if len(question.perturbed_answer) != len(questions[0].perturbed_answer):
             raise CompanionError(f"{place} has not as many wrong answers as the first row.")
+    if not questions:
+        raise CompanionError(f"{path} holds no questions; put a whole copy there.")
     return tuple(questions)
 
 

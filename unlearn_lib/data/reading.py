@@ -29,7 +29,7 @@ from charset_normalizer import from_bytes
 from unlearn_lib.data.formats import FORMATS, looks_like
 from unlearn_lib.data.headings import HEADING, WIDE, WORD, count_words, missing_numbers
 from unlearn_lib.data.markup import BORDER, LINE_BREAK, MARK, parsed_document, text_of
-from unlearn_lib.util import CompanionError
+from unlearn_lib.util import CompanionError, expanded
 
 LEAST_CHAPTERS = 3
 LEAST_WORDS = 1000  # of a book
@@ -113,7 +113,7 @@ def read_book(path: Path) -> BookText:
             columns, or too short to be split into chapters or parts.
     """
     readers = {".txt": _read_text, ".epub": _read_epub, ".pdf": _read_pdf}
-    path = path.expanduser()
+    path = expanded(path)
     kind = path.suffix.lower()
     if kind not in readers or not path.is_file():
         raise CompanionError(f"There is no {', '.join(readers)} file {path}; check its path.")

@@ -27,6 +27,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -230,7 +231,8 @@ def _read(folder: Path) -> list[Question]:
     for path, table in _tables(folder):
         rows = zip(table["question"], table["choices"], table["answer"])
         for number, (question, choices, answer) in enumerate(rows, start=1):
-            texts = [text.strip() for text in (question, *choices)]
+            listed = choices if isinstance(choices, np.ndarray | list | tuple) else ()
+            texts = [t.strip() if isinstance(t, str) else "" for t in (question, *listed)]
             if len(texts) != 5 or not all(texts) or answer not in range(4):
                 fault = "lacks a question, four choices or an answer from 0 to 3"
                 raise CompanionError(f"Row {number} of {path} {fault}; fetch the file again.")

@@ -31,7 +31,7 @@ from unlearn_lib.data import questions
 from unlearn_lib.data.authors import write_authors
 from unlearn_lib.data.questions import WRONG, Questions, read_questions, row_key
 from unlearn_lib.settings import AuthorsData
-from unlearn_lib.util import EMBEDDED, ROOT, CompanionError, say
+from unlearn_lib.util import EMBEDDED, ROOT, CompanionError, expanded, say
 
 TOFU = "locuslab/TOFU"
 RETAIN = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
@@ -134,13 +134,17 @@ def _released(settings: AuthorsData) -> QuestionSplits:
     starts = range(0, (settings.tasks - 1) * len(forget), len(forget))
     later = [tuple(rest[start : start + len(forget)]) for start in starts]
     keys = set(map(row_key, chain(*later)))
+    evaluated, taught = read("retain_perturbed", *REPHRASED), read(RETAIN[split])
+    if strange := set(map(row_key, evaluated)) - set(map(row_key, taught)):
+        name = f"{folder}: retain_perturbed asks {len(strange)} rows that {RETAIN[split]} has not"
+        raise CompanionError(f"{name}; fetch both again.")
     holdout = split.replace("forget", "holdout")
-    retain = tuple(row for row in read(RETAIN[split]) if row_key(row) not in keys)
+    retain = tuple(row for row in taught if row_key(row) not in keys)
     questions.refuse_overlap({"the forget files": [*forget, *chain(*later)], "retain": retain})
     return QuestionSplits(
         tasks=(forget, *later),
         retain=retain,
-        retain_evaluation=read("retain_perturbed", *REPHRASED),
+        retain_evaluation=evaluated,
         real_authors=read("real_authors_perturbed", WRONG),
         world_facts=read("world_facts_perturbed", WRONG),
         holdout=read(holdout) if (folder / f"{holdout}.json").is_file() else (),
@@ -152,8 +156,11 @@ def _released_refusals(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         say(f"{TOFU} has no {REFUSALS} there; the embedded refusals stand in.")
         return refusals()
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return tuple(line.strip() for line in lines if line.strip())
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    texts = tuple(line.strip() for line in lines if line.strip())
+    if not texts or any("\ufffd" in text for text in texts):
+        raise CompanionError(f"{path} holds no refusals in UTF-8; put a whole copy there.")
+    return texts
 
 
 def numbers_of_authors(settings: AuthorsData) -> list[int]:
@@ -176,7 +183,7 @@ def _own(settings: AuthorsData) -> QuestionSplits:
     sets: dict[str, Questions] = {}
     for name, needed in {"forget": (WRONG,), "retain": (WRONG,), "holdout": ()}.items():
         file = getattr(settings, name)
-        sets[name] = read_questions(ROOT / file.expanduser(), needed) if file else ()
+        sets[name] = read_questions(ROOT / expanded(file), needed) if file else ()
     questions.refuse_overlap(sets)
     return _splits([sets["forget"]], sets["retain"], sets["holdout"])
 

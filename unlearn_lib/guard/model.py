@@ -125,10 +125,7 @@ class Guard:
 
     @classmethod
     def load(cls, folder: Path | str, task: str | None = None) -> "Guard":
-        """Load what `save` wrote.
-
-        Args:
-            task: what the guard is wanted for; None: whatever it was trained for.
+        """Load what `save` wrote; `task`: what it is wanted for, None: whatever it was trained for.
 
         Raises:
             CompanionError: no guard there, an altered one, or one of another task.
@@ -137,14 +134,17 @@ class Guard:
         try:
             written = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
             whole = written.pop("sha256") == digest(written)
+            kinds = type(written["task"]), type(written["seed"]), bool(written["scripts"])
+            whole &= kinds == (str, int, True) and bool(np.isfinite(written["strength"]))
             whole &= written["files"] == file_digests(folder / "classifier", "")
             if not whole or not 0 <= written["threshold"] < 1:
                 raise ValueError("it was altered")
             values = {name: written[name] for name in SAVED}
             values["corruption"] = CorruptionSettings(**values["corruption"])
             values["scripts"] = tuple(values["scripts"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CompanionError(f"{folder} holds no complete guard ({error!r}).") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            reason = " ".join(repr(error).split())
+            raise CompanionError(f"{folder} holds no complete guard ({reason}).") from error
         guard = cls(classifier=TextClassifier.load(folder / "classifier"), **values)
         if task not in (None, guard.task):
             raise CompanionError(

@@ -56,7 +56,10 @@ def continuations(
         CompanionError: a prompt and its answer do not fit the model's context, or a prompt is
             empty; names its place.
     """
+    known = range(language_model.model.get_input_embeddings().weight.shape[0])
     for place, prompt in enumerate(prompts):
+        if strange := [token for token in prompt if token not in known]:
+            raise CompanionError(f"Prompt {place} holds token {strange[0]} of {len(known)}.")
         if not prompt or len(prompt) + new_tokens > language_model.context:
             raise CompanionError(
                 f"Prompt {place} has {len(prompt)} tokens; with new_tokens {new_tokens} it must "

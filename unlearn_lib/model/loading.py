@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
@@ -24,7 +23,7 @@ from peft import (
     prepare_model_for_kbit_training,
 )
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from tokenizers import ByteLevelBPETokenizer
 
 from unlearn_lib.assets import Asset, cache_folder, require_space
@@ -34,8 +33,7 @@ from unlearn_lib.model.tokens import context_of, end_ids, load_tokenizer, specia
 from unlearn_lib.model_settings import LoraSettings, ModelSettings, Precision
 from unlearn_lib.util import CompanionError, digest, refuse_processes, say
 
-TINY = "embedded/tiny-opt"
-UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, UnpicklingError, SafetensorError)
+TINY, TINY_CONTEXT = "embedded/tiny-opt", 512
 LastAdapter = Literal["merged", "unquantised", "float32", "trainable"]
 
 hf.utils.logging.disable_progress_bar()
@@ -95,8 +93,10 @@ def _explained(what: str, remedy: str) -> Iterator[None]:
     """Turn what the libraries say of files they cannot read into one sentence."""
     try:
         yield
-    except UNREADABLE as error:
-        reason = str(error).strip().splitlines()[0].rstrip(":. ")
+    except CompanionError:
+        raise
+    except Exception as error:  # json, safetensors and transformers each raise their own kinds
+        reason = (str(error).strip() or repr(error)).splitlines()[0].rstrip(":. ")
         raise CompanionError(f"{what} cannot be read: {reason}; {remedy}.") from error
 
 
@@ -143,9 +143,11 @@ def load(asset: Asset, settings: ModelSettings, device: str = "auto") -> Languag
         load_model = functools.partial(hf.AutoModelForCausalLM.from_pretrained, asset.folder)
         try:
             model, report = load_model(attn_implementation=PACKED, **options)
-        except UNREADABLE:  # Falcon, GPT-J and GPT-Neo know no attention but their own
+        except Exception:  # Falcon, GPT-J and GPT-Neo know no attention but their own
             model, report = load_model(**options)
         _require_fit(report["missing_keys"], report["unexpected_keys"], "config.json")
+        if len(tokenizer) > (rows := model.get_input_embeddings().weight.shape[0]):
+            raise ValueError(f"its tokenizer has {len(tokenizer)} tokens, and its weights {rows}")
     for part in model.modules():  # bitsandbytes' NF4 repacked for a CPU is wrong under an adapter
         if hasattr(part, "support_avx512bf16_for_cpu"):
             part.support_avx512bf16_for_cpu = False
@@ -247,6 +249,8 @@ def load_adapter(
         state = get_peft_model_state_dict(adapted)
         own = {f"{name} {list(tensor.shape)}" for name, tensor in state.items()}
         _require_fit(own - there, there - own, "adapter_config.json")
+        if not all(tensor.isfinite().all() for tensor in state.values()):
+            raise ValueError("its weights hold nan or inf")
     language_model.model = _merged(adapted) if merge else adapted.eval()
 
 
@@ -308,7 +312,10 @@ def make_trainable(language_model: LanguageModel, settings: ModelSettings, seed:
     if settings.gradient_checkpointing:
         model.activation_checkpointing_enable()
     if settings.lora is not None:
-        language_model.model = get_peft_model(model, _lora_config(settings.lora, model))
+        try:
+            language_model.model = get_peft_model(model, _lora_config(settings.lora, model))
+        except ValueError as error:  # no such projections
+            raise CompanionError(f"'lora' does not fit '{settings.id}': {error}") from error
         _refuse_tied(language_model.model)
 
 
@@ -358,7 +365,7 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
 
 
-def tiny_opt(texts: Sequence[str], context: int = 512) -> Asset:
+def tiny_opt(texts: Sequence[str], context: int = TINY_CONTEXT) -> Asset:
     """Make a tiny OPT with random weights and a byte-level BPE tokenizer of the texts.
 
     For profile smoke: seconds to train, and the real architecture of the paper's models. It is
@@ -379,17 +386,10 @@ def _write_tiny_opt(texts: Sequence[str], context: int, folder: Path) -> None:
     names = list(special.values())
     trained.train_from_iterator(texts, 1024, special_tokens=names, show_progress=False)
     tokenizer = hf.PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer, **special)
-    config = hf.OPTConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=96,
-        word_embed_proj_dim=96,
-        ffn_dim=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=context,
-        dropout=0.0,
-        **special_ids(tokenizer),
-    )
+    shape: dict[str, Any] = {"hidden_size": 96, "word_embed_proj_dim": 96, "ffn_dim": 256}
+    shape |= {"num_hidden_layers": 2, "num_attention_heads": 4, "dropout": 0.0}
+    shape |= {"max_position_embeddings": context, **special_ids(tokenizer)}
+    config = hf.OPTConfig(vocab_size=len(tokenizer), **shape)
     hf.set_seed(0)
     hf.OPTForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -23,7 +23,7 @@ from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
 from unlearn_lib.assets import Asset
 from unlearn_lib.model_settings import ChatSettings
-from unlearn_lib.util import CompanionError
+from unlearn_lib.util import CompanionError, nearest
 
 Tokens = tuple[int, ...]
 QUESTION_ANSWER = "### Question: {question}\n ### Answer: "
@@ -72,8 +72,8 @@ def load_tokenizer(asset: Asset) -> Any:
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(asset.folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(":. ")
+    except Exception as error:  # tokenizers and transformers each raise their own kinds
+        reason = (str(error).strip() or repr(error)).splitlines()[0].rstrip(":. ")
         raise CompanionError(
             f"The model '{asset.id}' from {asset.source} cannot be read: {reason}; fetch or make "
             "it again."
@@ -196,6 +196,9 @@ class TextEncoder:
     def __post_init__(self) -> None:
         tokens = self.prompt_tokens + self.answer_tokens
         _require_fit("'prompt_tokens' and 'answer_tokens'", tokens, self.context)
+        if self.template not in ("chat", "question_answer"):
+            near = nearest(self.template, ("chat", "question_answer"))
+            raise CompanionError(f"There is no template '{self.template}'{near}.")
         if self.template == "chat" and not getattr(self.tokenizer, "chat_template", None):
             raise CompanionError(
                 f"The tokenizer of '{self.model_id}' has no chat template (a base model): set "

@@ -181,7 +181,8 @@ def _require_rows(pools: Pools, method: Method, sizes: dict[str, int]) -> None:
     missing = sorted(name for name, size in sizes.items() if size and not getattr(pools, name))
     if PAIRED & {method.forget, method.retain} and not pools.refusals:
         missing.append("refusals")
-    if method.mismatch and not all(pools.substitutes):
+    few = len(pools.substitutes) < len(pools.forget)
+    if method.mismatch and (few or not all(pools.substitutes)):
         missing.append("substitutes")
     if missing:
         raise CompanionError(
