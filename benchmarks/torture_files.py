@@ -1,4 +1,4 @@
-"""The table of bad inputs, continued: models and adapters."""
+"""The table of bad inputs, continued: models, adapters and guards."""
 
 import functools
 import json
@@ -23,12 +23,13 @@ from unlearn_lib.guard.model import GuardedModel
 from unlearn_lib.model.loading import load, load_adapter, make_trainable, save
 from unlearn_lib.model.tokens import TextEncoder, special_ids
 from unlearn_lib.settings import GuardSettings, ModelSettings, TextClassifierSettings
-from unlearn_lib.util import file_sha256
+from unlearn_lib.util import digest, file_sha256
 
 SETTINGS = ModelSettings.model_validate({"id": "me/model", "precision": "float32", "lora": None})
 ADAPTED = SETTINGS.model_copy(update={"lora": ModelSettings(id="x").lora})
 TEXTS = ["Who keeps the sluice?", "Ann does, and she counts the gates.", "What is it? A book."]
 Damage = Callable[[Path], object]
+JUNK: list[Content] = ["", "{", "[]", "{}", "null", "\0" * 99, bytes(range(256)), "[" * 9999]
 
 # --- what is damaged: made once ------------------------------------------------------------------
 
@@ -328,4 +329,50 @@ ADAPTERS.append(
     Case("adapters", "whole", functools.partial(adapter_of, lambda folder: None), RIGHT)
 )
 
-INPUTS = {"models": MODELS, "adapters": ADAPTERS}
+# --- guards --------------------------------------------------------------------------------------
+
+CLASSIFIER = "classifier/model.safetensors"
+
+
+def told(**values: Any) -> Damage:
+    """Change values of guard.json, and its digest with them."""
+
+    def damage(folder: Path) -> None:
+        content = json.loads((folder / "guard.json").read_text()) | values
+        del content["sha256"]
+        write(folder / "guard.json", json.dumps(content | {"sha256": digest(content)}))
+
+    return damage
+
+
+VALUES: list[dict[str, Any]] = [
+        {"threshold": 1}, {"threshold": -1}, {"threshold": "0.5"}, {"threshold": None},
+        {"width": 32}, {"corruption": {"name": "wipe"}}, {"corruption": []}, {"strength": "strong"},
+        {"strength": None}, {"scripts": 3}, {"scripts": []}, {"seed": "x"}, {"files": {}},
+        {"strength": float("nan")}, {"task": 3},
+]  # fmt: skip
+NO_GUARDS: dict[str, Damage] = {
+    **{f"guard.json is {str(text)[:9]!r}": put("guard.json", text) for text in JUNK},
+    "no guard.json": without("guard.json"),
+    "no classifier": lambda f: shutil.rmtree(f / "classifier"),
+    "a classifier cut": cut(CLASSIFIER),
+    "a classifier with a changed byte": flip(CLASSIFIER),
+    "a classifier without tensors": tensors(dict.clear, CLASSIFIER),
+    "a config of the classifier changed": say("classifier/config.json", num_hidden_layers=2),
+    "one more file": put("classifier/evil.py", "x"),
+    **{f"a guard with {values}": told(**values) for values in VALUES},
+}  # fmt: skip
+
+
+def guard_of(damage: Damage, folder: Path) -> Act:
+    """Put a saved guard in front of its model, and ask for what it flags."""
+    shutil.copytree(made(folder) / "guard", folder / "guard")
+    damage(folder / "guard")
+    model = load(Asset("me/model", made(folder) / "model", "made", ""), SETTINGS, "cpu")
+    return lambda: GuardedModel.from_pretrained(folder / "guard", model.model, model.tokenizer)
+
+
+GUARDS = [Case("guards", n, functools.partial(guard_of, d)) for n, d in NO_GUARDS.items()]
+GUARDS.append(Case("guards", "whole", functools.partial(guard_of, lambda folder: None), RIGHT))
+
+INPUTS = {"models": MODELS, "adapters": ADAPTERS, "guards": GUARDS}

@@ -149,7 +149,7 @@ SENSELESS: dict[str, list[Any]] = {
     "tasks/people/data": [{"forget_people": 10**5}, {"least_right": -1}],
     "tasks/science/data": [{"source": "wmdp"}, {"form": "letters"}, {"subjects": ["alchemy"]}],
     "models/embedded~tiny-opt/lora": [{"rank": 0}, {"layers": [3, 1]}, {"layers": [1]}],
-    "models/embedded~tiny-opt/chat": [{"date": "someday"}, {"system": ["x"]}, {"date": "2025-13-1"}],
+    "models/embedded~tiny-opt/chat": [{"date": "someday"}, {"system": ["x"]}, {"date": 3.5}],
     "models/other~Tiny-OPT": [{}],
     "methods/me_gd/label": ["GA + GD", ["x"], 3],
     f"{ECO}/classifier/base": ["no/encoder", "a b", None, "../all-MiniLM-L6-v2"],
@@ -212,7 +212,7 @@ NO_NOTEBOOKS = [
     *(f"{NOTEBOOK} --output {place}" for place in ("x.txt", ".", "notebooks/x.ipynb", "out/x",
       f"notebooks/{NOTEBOOK}.ipynb", "out/../notebooks/x.ipynb", "/", "profiles")),
     *(f"{NOTEBOOK} {OUT} {more}" for more in ("-p nope 1", "-p profile", "-p profile [1",
-      "-p __x 1", "--seed x", "--seed 1", "--model a/b", "--book no.txt", "-p profile !!python/name:os.system",
+      "-p __x 1", "--seed x", "--seed 1", "--model a/b", "--book no.txt", "-p profile !!os.system",
       "--seeds 0")),
     NOTEBOOK,
 ]  # fmt: skip

@@ -1,7 +1,6 @@
 """The table of bad inputs, continued: data sets, stored runs, results, guards, functions."""
 
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pandas as pd
 
 import unlearn_lib as ul
 from benchmarks.torture_files import (
+    JUNK,
     SETTINGS,
     Damage,
     cut,
@@ -21,7 +21,6 @@ from benchmarks.torture_files import (
     put,
     say,
     shutil,
-    tensors,
     without,
 )  # fmt: skip
 from benchmarks.torture_inputs import RIGHT, Act, Case
@@ -30,12 +29,12 @@ from unlearn_lib.__main__ import main
 from unlearn_lib.assets import Asset
 from unlearn_lib.data import attacks, harm, science, tofu
 from unlearn_lib.data.questions import WRONG, Question
-from unlearn_lib.guard.model import Guard, GuardedModel
+from unlearn_lib.guard.model import Guard
 from unlearn_lib.model.loading import load
 from unlearn_lib.settings import AuthorsData, ScienceData
 from unlearn_lib.store import RunStore, Spec
 from unlearn_lib.unlearn.trainer import unlearn
-from unlearn_lib.util import ROOT, digest
+from unlearn_lib.util import ROOT
 
 # --- data sets -----------------------------------------------------------------------------------
 
@@ -160,7 +159,6 @@ def run_of(damage: Damage, folder: Path) -> Act:
     return act
 
 
-JUNK: list[Content] = ["", "{", "[]", "{}", "null", "\0" * 99, bytes(range(256)), "[" * 9999]
 DAMAGES: dict[str, Damage] = {
     **{f"{name} is {str(text)[:9]!r}": put(name, text)
        for name in ("run.json", "provenance.json", "value.txt") for text in JUNK[:-1]},
@@ -245,50 +243,6 @@ RESULTS += [
     Case("results", f"status: {name}", functools.partial(results_of, damage, "status"), RIGHT)
     for name, damage in AROUND.items()
 ]
-
-# --- guards --------------------------------------------------------------------------------------
-
-CLASSIFIER = "classifier/model.safetensors"
-
-
-def told(**values: Any) -> Damage:
-    """Change values of guard.json, and its digest with them."""
-
-    def damage(folder: Path) -> None:
-        content = json.loads((folder / "guard.json").read_text()) | values
-        del content["sha256"]
-        write(folder / "guard.json", json.dumps(content | {"sha256": digest(content)}))
-
-    return damage
-
-
-NO_GUARDS: dict[str, Damage] = {
-    **{f"guard.json is {str(text)[:9]!r}": put("guard.json", text) for text in JUNK},
-    "no guard.json": without("guard.json"),
-    "no classifier": lambda f: shutil.rmtree(f / "classifier"),
-    "a classifier cut": cut(CLASSIFIER),
-    "a classifier with a changed byte": flip(CLASSIFIER),
-    "a classifier without tensors": tensors(dict.clear, CLASSIFIER),
-    "a config of the classifier changed": say("classifier/config.json", num_hidden_layers=2),
-    "one more file": put("classifier/evil.py", "x"),
-    **{f"a guard with {values}": told(**values) for values in (
-        {"threshold": 1}, {"threshold": -1}, {"threshold": "0.5"}, {"threshold": None},
-        {"width": 32}, {"corruption": {"name": "wipe"}}, {"corruption": []}, {"strength": "strong"},
-        {"strength": None}, {"scripts": 3}, {"scripts": []}, {"seed": "x"}, {"files": {}},
-        {"strength": float("nan")}, {"task": 3})},
-}  # fmt: skip
-
-
-def guard_of(damage: Damage, folder: Path) -> Act:
-    """Put a saved guard in front of its model, and ask for what it flags."""
-    shutil.copytree(made(folder) / "guard", folder / "guard")
-    damage(folder / "guard")
-    model = load(Asset("me/model", made(folder) / "model", "made", ""), SETTINGS, "cpu")
-    return lambda: GuardedModel.from_pretrained(folder / "guard", model.model, model.tokenizer)
-
-
-GUARDS = [Case("guards", n, functools.partial(guard_of, d)) for n, d in NO_GUARDS.items()]
-GUARDS.append(Case("guards", "whole", functools.partial(guard_of, lambda folder: None), RIGHT))
 
 # --- public functions ----------------------------------------------------------------------------
 
@@ -406,5 +360,5 @@ NOBODY: dict[str, Callable[[Path], object]] = {
 }
 PUBLIC += [Case("functions", n, functools.partial(called, f), RIGHT) for n, f in NOBODY.items()]
 
-INPUTS = {"data sets": DATA, "stored runs": RUNS, "results": RESULTS, "guards": GUARDS}
+INPUTS = {"data sets": DATA, "stored runs": RUNS, "results": RESULTS}
 INPUTS |= {"functions": PUBLIC}

@@ -61,7 +61,8 @@ def zipped(files: dict[str, Any]) -> bytes:
 
 CONTAINER = '<container><rootfiles><rootfile full-path="b.opf"/></rootfiles></container>'
 ITEMS = '<manifest><item id="a" href="a.xhtml"/></manifest>'
-SPINE = '<spine><itemref idref="a"/></spine>'
+ITEM = '<itemref idref="a"/>'
+SPINE = f"<spine>{ITEM}</spine>"
 BOMB = '<!DOCTYPE x [<!ENTITY a0 "lol">' + "".join(
     f'<!ENTITY a{i} "{f"&a{i - 1};" * 10}">' for i in range(1, 12)
 ) + "]>"  # fmt: skip
