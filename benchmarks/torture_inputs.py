@@ -90,7 +90,7 @@ PROFILES = [profile(f"YAML: {name}", content) for name, content in NO_YAML.items
 PROFILES += [profile("YAML: with a mark", START.encode("utf-8-sig"), RIGHT)]
 
 COUNTS: list[Any] = [0, -1, 1.5, float("nan"), float("inf"), "many", [1], {"a": 1}, 10**12]
-RATES: list[Any] = [-1, float("nan"), -float("inf"), "fast", [0.1], {"a": 1}, 11]
+RATES: list[Any] = [-1, float("nan"), -float("inf"), "fast", [0.1], {"a": 1}]
 SHARES: list[Any] = [0, 1, -0.5, float("nan"), "half"]
 NO_IDS = """../secret/model|/etc/passwd|a b|me/$(touch touched)|a/b/c|me/|.hidden|-rf|~root/model
  |a;b |`touch touched`|a'b|a\u202eb/c|me/..|C:\\model|https://x/y|\u0430dmin/model|me/m\0del"""
@@ -120,7 +120,7 @@ SENSELESS: dict[str, list[Any]] = {
     "ofline": [True],
     f"{AUTHORS}/method/steps": COUNTS,
     f"{AUTHORS}/method/learning_rate": [0, *RATES],
-    f"{AUTHORS}/method/retain_weight": RATES[:-1],
+    f"{AUTHORS}/method/retain_weight": RATES,
     f"{AUTHORS}/evaluation/batch_size": COUNTS,
     f"{AUTHORS}/evaluation/min_k": [0, *RATES],
     f"{AUTHORS}/evaluation/scaling": [[7], [-8], [10**6], ["wide"], 32, [12]],
