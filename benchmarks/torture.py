@@ -33,7 +33,7 @@ import torch
 from benchmarks import torture_files, torture_inputs, torture_stored, torture_texts
 from benchmarks.torture_inputs import REFUSED, RIGHT, Case
 from unlearn_lib import __main__ as command_line
-from unlearn_lib import assets, profile, stored
+from unlearn_lib import assets, check, claims, figures, profile, report, stored, tables
 from unlearn_lib.util import ROOT, SAID, CompanionError, entry_of
 
 SECONDS, MEMORY, AT_ONCE = 60, 6 * 2**30, 2
@@ -44,6 +44,8 @@ FREE = re.compile(r"cache/|results/[^/]+/logs/|.*\.lock$")
 """What a refusal may leave behind: caches, logs, locks."""
 TABLES = (torture_inputs, torture_texts, torture_files, torture_stored)
 INPUTS = {name: cases for table in TABLES for name, cases in table.INPUTS.items()}
+LOADED = (check, claims, figures, report, tables)
+"""Modules that the command line imports late: once here, and not in every process."""
 TRIED = "inputs", "refused", "right", "failed"
 
 

@@ -176,6 +176,8 @@ def _files(name: Name) -> dict[Path, Tree]:
     files: dict[Path, Tree] = {}
     other: Name | None = name
     while other is not None:
+        if not isinstance(other, str | Path):
+            raise CompanionError(f"'extends' is {other!r}; it must be the name of a profile.")
         path, content = _read(other)
         if path in files:
             raise CompanionError(f"{[*files][-1].name} extends '{other}', which leads back to it.")
