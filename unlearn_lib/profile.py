@@ -183,8 +183,6 @@ def _files(name: Name) -> dict[Path, Tree]:
             raise CompanionError(f"{[*files][-1].name} extends '{other}', which leads back to it.")
         files[path] = content
         other = content.pop("extends", None)
-        if not isinstance(other, str | None):
-            raise CompanionError(f"{path.name}: 'extends' must be the name of one profile.")
     return files
 
 
