@@ -1,6 +1,6 @@
 """Kill `make reproduce` at random moments inside its computing, and see that nothing is lost.
 
-    python -m benchmarks.kills [--kills N] [--seed S]     (100 kills take one to two hours)
+    python -m benchmarks.kills [--kills N] [--seed S]     (100 kills: one to two hours)
 
 A clone of the project runs a tiny profile once undisturbed. Then every start of it is killed once:
 at a random moment of a random run (a third of the kills: while a run's files are written), the
@@ -23,7 +23,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
 
 import pandas as pd
 import psutil
@@ -36,6 +35,7 @@ extends: smoke
 only: [book]
 tasks: {book: {methods: [arora, retrain]}}
 """
+COMMAND = ("reproduce", "PROFILE=killed", "JOBS=1")
 KEPT = "What is finished is kept"
 KINDS = {  # how a process's command line begins after python, and what make says after its kill
     "group": ([], ""),
@@ -43,7 +43,6 @@ KINDS = {  # how a process's command line begins after python, and what make say
     "kernel": (["-m", "ipykernel_launcher"], "The kernel of notebook"),
     "snakemake": (["-m", "snakemake"], KEPT),
 }
-PATIENCE = 60  # seconds within which everything ends after a kill
 MARK = "UNLEARN_KILLS"
 WRITTEN = ("[!c]*", "provenance.json")  # of a run: any file but checkpoints, the last but one
 
@@ -54,17 +53,10 @@ class Start:
     def __init__(self, tree: Tree) -> None:
         self.results, self.log = tree.results("killed"), tree.folder.with_suffix(".log")
         self.mark, self.began = uuid.uuid4().hex, time.time()
-        self.seen: list[str] = []
+        self.seen: dict[str, float] = {}
         self.processes: dict[str, psutil.Process] = {}
         with self.log.open("w") as log:
-            words, mark = ("reproduce", "PROFILE=killed", "JOBS=1"), {MARK: self.mark}
-            self.make = tree.start(*words, log=log, **mark)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.end(patience=0)
+            self.make = tree.start(*COMMAND, log=log, **{MARK: self.mark})
 
     def alive(self) -> list[psutil.Process]:
         """Return every process of this start that has not ended."""
@@ -75,8 +67,8 @@ class Start:
                     processes.append(process)
         return processes
 
-    def end(self, patience: float = PATIENCE) -> list[str]:
-        """Wait until all has ended, and kill what has not; return what that was."""
+    def end(self, patience: float = 60) -> list[str]:
+        """Wait some seconds until all has ended, and kill what has not; return what that was."""
         until = time.monotonic() + patience
         while (left := self.alive()) and time.monotonic() < until:
             self.make.poll()
@@ -100,8 +92,7 @@ class Start:
             for file in reversed(kernel.open_files()):
                 path = Path(file.path)
                 if path.suffix == ".lock" and path.with_suffix("").is_dir():
-                    if path.stem not in self.seen:
-                        self.seen.append(path.stem)
+                    self.seen.setdefault(path.stem, time.monotonic())
                     return path.stem
         return None
 
@@ -115,12 +106,10 @@ class Start:
 
     def new(self, pattern: str) -> list[Path]:
         """Return what was written under the results since the start."""
-        paths = []
-        for path in self.results.glob(pattern):
-            with suppress(FileNotFoundError):
-                if path.stat().st_mtime > self.began:
-                    paths.append(path)
-        return paths
+        with suppress(FileNotFoundError):
+            paths = [*self.results.glob(pattern)]
+            return [path for path in paths if path.stat().st_mtime > self.began]
+        return []
 
     def writing(self, pattern: str, runs: int) -> Iterator[str]:
         """Yield the run that is under way whenever one of its files is new."""
@@ -149,7 +138,7 @@ class Campaign:
         self.counts, self.faults, self.longest = Counter[str](), list[str](), 0.0
         (tree.folder / "notebooks" / "profiles" / "killed.yaml").write_text(PROFILE)
         began = time.monotonic()
-        tree.make("reproduce", "PROFILE=killed", "JOBS=1")
+        tree.make(*COMMAND)
         seconds = time.monotonic() - began
         self.items = tree.items("killed").reset_index(drop=True)
         self.usual = dict[str, tuple[str, float]]()
@@ -157,7 +146,7 @@ class Campaign:
             record = tree.results("killed") / "runs" / key / "provenance.json"
             self.usual[key] = stage, json.loads(record.read_text())["wall_seconds"]
         print(f"Undisturbed: {len(self.usual)} runs, {len(self.items)} items, {seconds:.0f} s.")
-        print("  n killed    while       stage          of usually", flush=True)
+        print("  n killed    while     stage         after    of", flush=True)
         tree.make("clean", "PROFILE=killed")
 
     def fault(self, sentence: str) -> None:
@@ -168,22 +157,26 @@ class Campaign:
     def kill(self, number: int) -> bool:
         """Start make and kill it once; False where it was done before, and a round with it."""
         kind = [*KINDS][number % len(KINDS)]
-        with Start(self.tree) as start:
+        start = Start(self.tree)
+        try:
             key = self._wait(start, writing=number % 3 == 2)
             while key and not start.kill(kind):
                 key = next(start.computing(0), None)
             died, before = time.monotonic(), self.tree.runs("killed")
+            written = start.new(f"partial/{key}/[!c]*")
             left, lived = start.end(), time.monotonic() - died
+        finally:
+            start.end(patience=0)
         output, code = start.log.read_text(), start.make.returncode
         if key is None:
             self.compare(output, code)
             return False
         stage, usual = self.usual.get(key, ("unknown", 0.0))
-        moment = "writing" if start.new(f"partial/{key}/[!c]*") else "computing"
-        moment = "renaming" if key in self.tree.runs("killed") else moment
+        moment = "stored" if key in before else "writing" if written else "computing"
+        after = died - start.seen.get(key, died)
         print(
-            f"{number + 1:3d} {kind:9s} {moment:11s} {stage:13s} {usual:5.1f} s; {len(before):2d} "
-            f"runs were finished; the rest lived {lived:4.1f} s; exit {code}",
+            f"{number + 1:3d} {kind:9s} {moment:9s} {stage:13s} {after:5.1f} {usual:5.1f} s; "
+            f"{len(before):2d} finished; the rest lived {lived:4.1f} s; exit {code}",
             flush=True,
         )
         self.counts.update((kind, moment, stage))
@@ -199,13 +192,14 @@ class Campaign:
 
     def _wait(self, start: Start, writing: bool) -> str | None:
         """Wait for the moment of a kill; return the run under way, None where make has ended."""
-        runs, part = self.random.randrange(4), self.random.random()
-        pattern = self.random.choice(WRITTEN)
+        runs, pattern = self.random.randrange(4), self.random.choice(WRITTEN)
         if writing:
             return next(start.writing(pattern, runs), None)
-        if key := next(start.computing(runs), None):
-            time.sleep(part * self.usual.get(key, ("", 1.0))[1])
-        return next(start.computing(0), None)
+        for key in start.computing(runs):
+            time.sleep(self.random.random() * self.usual.get(key, ("", 1.0))[1])
+            if start.under_way() == key:
+                return key
+        return None
 
     def _check(self, before: dict[str, tuple[str, int]]) -> None:
         """See that every run that was finished is what it was, and that nothing is half there."""
@@ -245,14 +239,11 @@ def main(arguments: list[str] | None = None) -> int:
         for number in range(options.kills):
             while not campaign.kill(number):
                 pass
-        with Start(campaign.tree) as start:  # the last round, to its end
-            start.make.wait()
-        campaign.compare(start.log.read_text(), start.make.returncode)
+        campaign.tree.make(*COMMAND)  # the last round, to its end
+        campaign.compare("", 0)
     counts = ", ".join(f"{name} {count}" for name, count in sorted(campaign.counts.items()))
-    print(
-        f"{options.kills} kills: {counts}. The last process to end lived {campaign.longest:.1f} s."
-    )
-    print(f"Faults: {len(campaign.faults)}.")
+    print(f"{options.kills} kills: {counts}.")
+    print(f"All had ended {campaign.longest:.1f} s after. Faults: {len(campaign.faults)}.")
     return 1 if campaign.faults else 0
 
 
