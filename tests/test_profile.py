@@ -121,7 +121,7 @@ def test_a_profile_extends_another(folder: Path) -> None:
         mine.task("people")
 
 
-@pytest.mark.parametrize("other", ["a", "b", "c"])
+@pytest.mark.parametrize("other", ["a", "b", "c", "3"])
 def test_a_profile_that_extends_itself_or_nothing_is_refused(folder: Path, other: str) -> None:
     (folder / "a.yaml").write_text(f"name: a\nextends: {other}\n")
     (folder / "b.yaml").write_text("name: b\nextends: a\n")
