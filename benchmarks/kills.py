@@ -11,7 +11,6 @@ round begins with nothing. One line per kill, then a summary; exit 1 where anyth
 """
 
 import argparse
-import json
 import os
 import random
 import signal
@@ -143,8 +142,8 @@ class Campaign:
         self.items = tree.items("killed").reset_index(drop=True)
         self.usual = dict[str, tuple[str, float]]()
         for key, (stage, _) in tree.runs("killed").items():
-            record = tree.results("killed") / "runs" / key / "provenance.json"
-            self.usual[key] = stage, json.loads(record.read_text())["wall_seconds"]
+            record = Run(key, tree.results("killed") / "runs" / key).provenance
+            self.usual[key] = stage, record["wall_seconds"]
         print(f"Undisturbed: {len(self.usual)} runs, {len(self.items)} items, {seconds:.0f} s.")
         print("  n killed    while     stage         after    of", flush=True)
         tree.make("clean", "PROFILE=killed")
