@@ -430,7 +430,7 @@ def test_what_is_collected_is_what_its_origin_names(
     assert stored(profile).folder == kept and stored(profile).origin == own.origin
 
 
-@pytest.mark.parametrize("origin", ["[]", "null", "{}", '{"items": {}}'])
+@pytest.mark.parametrize("origin", ["[]", "null", "{}", '{"items": {}}', "[" * 5000])
 def test_an_origin_without_the_items_is_refused(
     origin: str, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pyarrow.lib import ArrowException
 
 from unlearn_lib.profile import Profile
 from unlearn_lib.results import Items
@@ -174,7 +175,7 @@ def stored(profile: Profile) -> Stored:
                 own = {"rows": len(frame), "sha256": file_sha256(folder / "items.parquet")}
                 if dict(origin).get("items") != own:
                     raise ValueError(f"origin.json does not name its {len(frame)} rows of items")
-            except (OSError, ValueError, TypeError) as error:
+            except (OSError, ValueError, TypeError, RecursionError, ArrowException) as error:
                 raise CompanionError(
                     f"The results in {folder} are damaged ({error}); delete items.parquet there "
                     f"and run `{profile.command}`."
