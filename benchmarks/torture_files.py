@@ -232,8 +232,6 @@ NO_MODELS: dict[str, Damage] = {
     "code of its own for the tokenizer": each(put("evil.py", CODE), without("tokenizer.json"), say(
         "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Tok", None]},
         tokenizer_class="Tok")),
-    "a tokenizer with more tokens than weights": say(
-        "tokenizer_config.json", additional_special_tokens=[f"<{i}>" for i in range(99)]),
     "a config of the tokenizer that is a list": put("tokenizer_config.json", "[]"),
     "a digest of zeros": summed(lambda s: s.append(f"{'0' * 64}  config.json")),
     "a digest less": summed(list.pop),

@@ -146,8 +146,9 @@ def load(asset: Asset, settings: ModelSettings, device: str = "auto") -> Languag
         except Exception:  # Falcon, GPT-J and GPT-Neo know no attention but their own
             model, report = load_model(**options)
         _require_fit(report["missing_keys"], report["unexpected_keys"], "config.json")
-        if len(tokenizer) > (rows := model.get_input_embeddings().weight.shape[0]):
-            raise ValueError(f"its tokenizer has {len(tokenizer)} tokens, and its weights {rows}")
+        tokens, rows = tokenizer.vocab_size, model.get_input_embeddings().weight.shape[0]
+        if tokens > rows:  # but for tokens that a kind of tokenizer adds by itself (Qwen 2)
+            raise ValueError(f"its tokenizer has {tokens} tokens, and its weights {rows}")
     for part in model.modules():  # bitsandbytes' NF4 repacked for a CPU is wrong under an adapter
         if hasattr(part, "support_avx512bf16_for_cpu"):
             part.support_avx512bf16_for_cpu = False
