@@ -1,6 +1,6 @@
 """Kill `make reproduce` at random moments inside its computing, and see that nothing is lost.
 
-    python -m benchmarks.kills [--kills N] [--seed S]     (100 kills: one to two hours)
+    python -m benchmarks.kills [--kills N] [--seed S]
 
 A clone of the project runs a tiny profile once undisturbed. Then every start of it is killed once:
 at a random moment of a random run (a third of the kills: while a run's files are written), the
