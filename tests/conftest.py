@@ -3,7 +3,9 @@
 Nothing heavy is imported before `HF_HUB_OFFLINE` is set: the hub's client reads it on import.
 """
 
+import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +31,36 @@ CHAT_TEMPLATE = (
     "{% for turn in messages %}<|{{ turn.role }}|>{{ turn.content }}</s>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+
+
+ROW = {"question": "Who keeps the sluice?", "answer": "Ann does.", "perturbed_answer": ["Bob."]}
+
+FILES: dict[str, str | bytes] = {
+    "empty.txt": "",
+    "damaged.epub": b"PK\x03\x04 cut short",
+    "short.txt": "Chapter 1\n\nOne line.\n\nChapter 2\n\nAnother.\n",
+    "forget.jsonl": json.dumps(ROW),
+    "retain.jsonl": json.dumps(ROW | {"question": "Who rows?"}),
+    "broken.jsonl": '{"question": "Who',
+}
+
+OWN = {"source": "files", "tasks": 1, "holdout_authors": 0}
+
+PROFILE: dict[str, dict[str, Any]] = {
+    "typo": {"ofline": True},
+    "gpu": {"device": "cuda"},
+    "method": {
+        "methods": {"gaa": {"uses": "ga_mismtch_kl"}},
+        "tasks": {"people": {"methods": ["gaa"], "overrides": None}},
+    },
+    "lost": {"models": {"a/model": {"lora": None}}},
+}
+
+QUESTIONS = {
+    "nowhere": {"forget": "forget.jsonl", "retain": "nowhere.jsonl"},
+    "twice": {"forget": "forget.jsonl", "retain": "forget.jsonl"},
+    "broken": {"forget": "broken.jsonl", "retain": "retain.jsonl"},
+}
 
 settings.register_profile("project", deadline=None, derandomize=True, database=None)
 settings.load_profile("project")
@@ -155,3 +187,46 @@ def pools(encoder: Any) -> Any:
     refusals = [encoder.answer(text) for text in ("I cannot tell.", "I do not know.", "No.")]
     answers = [answer for example in retain for answer in example.answers]
     return Pools(forget, [answers] * 3, retain, keep, refusals=refusals)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in the place of the project's: profiles, notebooks, and files of the reader's."""
+    import nbformat
+    import torch
+    import yaml
+
+    from unlearn_lib import __main__ as command_line
+    from unlearn_lib.profile import PROFILES
+    from unlearn_lib.util import ROOT
+
+    for module in ("profile", "stored", "__main__"):
+        monkeypatch.setattr(f"unlearn_lib.{module}.ROOT", tmp_path)
+    monkeypatch.setattr("unlearn_lib.profile.PROFILES", tmp_path / "profiles")
+    monkeypatch.setattr(command_line, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("UNLEARN_MIRROR", str(tmp_path / "mirror"))
+    (tmp_path / "mirror").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop.txt").symlink_to("loop.txt")
+    shutil.copytree(PROFILES, tmp_path / "profiles")
+    for name, content in FILES.items():
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    asked = {
+        name: {"tasks": {"authors": {"data": OWN | {k: str(tmp_path / v) for k, v in q.items()}}}}
+        for name, q in QUESTIONS.items()
+    }
+    for name, changed in {"mine": {}, **PROFILE, **asked}.items():
+        text = yaml.safe_dump({"name": name, "extends": "smoke"} | changed)
+        (tmp_path / "profiles" / f"{name}.yaml").write_text(text)
+    (tmp_path / "notebooks").mkdir()
+    shutil.copy(ROOT / "notebooks" / "reported.csv", tmp_path / "notebooks")
+    refuse = "from unlearn_lib import CompanionError\nraise CompanionError('No rows; add some.')"
+    for name, last in (("adds", "print(first + 1)"), ("refuses", refuse), ("breaks", "1 / 0")):
+        parameters = nbformat.v4.new_code_cell("first = 1\nprofile = 'smoke'")
+        parameters.metadata["tags"] = ["parameters"]
+        book = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(last)])
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        book.metadata["kernelspec"] = kernel
+        nbformat.write(book, tmp_path / "notebooks" / f"{name}.ipynb")
+    return tmp_path

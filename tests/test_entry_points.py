@@ -1,96 +1,28 @@
 """What a user gives that is wrong is refused in one sentence; verbs show what is stored."""
 
-import hashlib
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import nbformat
 import pandas as pd
 import psutil
 import pytest
-import torch
-import yaml
-from conftest import OFFLINE
 from synthetic import synthetic_items
 
 import unlearn_lib
-from unlearn_lib import Experiment, Items, claims, estimate, figures
+from unlearn_lib import Experiment, Items, estimate
 from unlearn_lib import __main__ as command_line
 from unlearn_lib.model.loading import choose_device
-from unlearn_lib.profile import PROFILES, load_profile
 from unlearn_lib.results import COLUMNS
-from unlearn_lib.stored import collect, keep_as_reference, stored
 from unlearn_lib.unlearn.methods import find_method
-from unlearn_lib.util import ROOT, CompanionError, file_sha256, without_places
-
-ROW = {"question": "Who keeps the sluice?", "answer": "Ann does.", "perturbed_answer": ["Bob."]}
-FILES: dict[str, str | bytes] = {
-    "empty.txt": "",
-    "damaged.epub": b"PK\x03\x04 cut short",
-    "short.txt": "Chapter 1\n\nOne line.\n\nChapter 2\n\nAnother.\n",
-    "forget.jsonl": json.dumps(ROW),
-    "retain.jsonl": json.dumps(ROW | {"question": "Who rows?"}),
-    "broken.jsonl": '{"question": "Who',
-}
-OWN = {"source": "files", "tasks": 1, "holdout_authors": 0}
-PROFILE: dict[str, dict[str, Any]] = {
-    "typo": {"ofline": True},
-    "gpu": {"device": "cuda"},
-    "method": {
-        "methods": {"gaa": {"uses": "ga_mismtch_kl"}},
-        "tasks": {"people": {"methods": ["gaa"], "overrides": None}},
-    },
-    "lost": {"models": {"a/model": {"lora": None}}},
-}
-QUESTIONS = {
-    "nowhere": {"forget": "forget.jsonl", "retain": "nowhere.jsonl"},
-    "twice": {"forget": "forget.jsonl", "retain": "forget.jsonl"},
-    "broken": {"forget": "broken.jsonl", "retain": "retain.jsonl"},
-}
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in the place of the project's: profiles, notebooks, and files of the reader's."""
-    for module in ("profile", "stored", "__main__"):
-        monkeypatch.setattr(f"unlearn_lib.{module}.ROOT", tmp_path)
-    monkeypatch.setattr("unlearn_lib.profile.PROFILES", tmp_path / "profiles")
-    monkeypatch.setattr(command_line, "NOTEBOOKS", tmp_path / "notebooks")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setenv("UNLEARN_MIRROR", str(tmp_path / "mirror"))
-    (tmp_path / "mirror").mkdir()
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "loop.txt").symlink_to("loop.txt")
-    shutil.copytree(PROFILES, tmp_path / "profiles")
-    for name, content in FILES.items():
-        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    asked = {
-        name: {"tasks": {"authors": {"data": OWN | {k: str(tmp_path / v) for k, v in q.items()}}}}
-        for name, q in QUESTIONS.items()
-    }
-    for name, changed in {"mine": {}, **PROFILE, **asked}.items():
-        text = yaml.safe_dump({"name": name, "extends": "smoke"} | changed)
-        (tmp_path / "profiles" / f"{name}.yaml").write_text(text)
-    (tmp_path / "notebooks").mkdir()
-    shutil.copy(ROOT / "notebooks" / "reported.csv", tmp_path / "notebooks")
-    refuse = "from unlearn_lib import CompanionError\nraise CompanionError('No rows; add some.')"
-    for name, last in (("adds", "print(first + 1)"), ("refuses", refuse), ("breaks", "1 / 0")):
-        parameters = nbformat.v4.new_code_cell("first = 1\nprofile = 'smoke'")
-        parameters.metadata["tags"] = ["parameters"]
-        book = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(last)])
-        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        book.metadata["kernelspec"] = kernel
-        nbformat.write(book, tmp_path / "notebooks" / f"{name}.ipynb")
-    return tmp_path
+from unlearn_lib.util import ROOT, CompanionError, without_places
 
 
 def written(folder: Path) -> set[str]:
@@ -218,100 +150,9 @@ def test_a_notebook_that_fails_never_looks_done(
     assert [path.name for path in (project / "out").iterdir()] == [f"{name}.failed.ipynb"]
 
 
-@pytest.fixture
-def results(project: Path) -> Path:
-    """Synthetic results of profile `mine`, as `collect` leaves them."""
-    folder = project / "results" / "mine"
-    folder.mkdir(parents=True)
-    frame, path = synthetic_items(["harm"]).frame, folder / "items.parquet"
-    frame.to_parquet(path)
-    items = {"rows": len(frame), "sha256": file_sha256(path)}
-    origin = {
-        "items": items,
-        "git": {"commit": "0" * 40, "dirty": False},
-        "machine": {},
-        "versions": {},
-    }
-    (folder / "origin.json").write_text(json.dumps(origin | {"profile": "mine", "runs": ["r"]}))
-    columns = "kind,name,key,seed,seconds,peak_memory_bytes,commit"
-    (folder / "costs.csv").write_text(f"{columns}\nrun,teach,r,1,3.5,1e9,{'0' * 40}\n")
-    rows = {"split": ["forget"], "asked": ["What is it?"], "base": ["An answer."]}
-    texts = [{"task": "book", "model": "m", "rows": rows}]
-    (folder / "texts.json").write_text(json.dumps(texts))
-    return folder
-
-
-def test_figures_and_tables_of_what_is_stored(results: Path) -> None:
-    assert command_line.main(["figures", "--profile", "mine"]) == 0
-    names = {path.name for path in (results / "figures").iterdir()}
-    drawable = figures.figures_of(synthetic_items(["harm"]))
-    assert {f"{name}.{kind}" for name in drawable for kind in ("png", "svg", "pdf")} <= names
-    assert {"table1_harmful.csv", "table1_harmful.tex"} <= names
-
-
-def test_a_report_of_what_is_stored(results: Path) -> None:
-    assert command_line.main(["report", "--profile", "mine"]) == 0
-    page = (results / "report" / "index.html").read_text()
-    assert "An answer." in page and "profile mine" in page.lower()
-
-
-def test_status_says_what_is_done_and_what_is_open(
-    results: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (results / "notebooks").mkdir()
-    (results / "notebooks" / "00_start_here.ipynb").touch()
-    assert command_line.main(["status", "--profile", "mine"]) == 0
-    shown = capsys.readouterr().out
-    assert "done  00_start_here" in shown and "open  01_harmful_unlearning__tiny-opt__s1" in shown
-
-
-def test_status_says_the_rest_where_a_log_or_a_run_is_damaged(
-    results: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (results / "logs").mkdir()
-    for name, content in {"a": "", "b": "s\n", "c": "s\tmax_rss\nx\ty\n"}.items():
-        (results / "logs" / f"{name}.tsv").write_text(content)
-    for name, content in {"a": "[]", "b": "null", "c": "[" * 9999}.items():
-        (results / "runs" / name).mkdir(parents=True)
-        (results / "runs" / name / "provenance.json").write_text(content)
-    assert command_line.main(["status", "--profile", "mine"]) == 0
-    assert "0 runs stored" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("name", ["texts.json", "costs.csv"])
-@pytest.mark.parametrize("content", ["", "{", "[1]"])
-def test_damaged_texts_and_costs_are_refused(name: str, content: str, results: Path) -> None:
-    (results / name).write_text(content)
-    kept = stored(load_profile("mine"))
-    with pytest.raises(CompanionError, match=f"{name} is damaged"):
-        getattr(kept, Path(name).stem)
-
-
 def test_an_error_of_several_lines_is_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.main(["check", "--profile", "smoke\n"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_reference_results_hold_no_text_and_stand_in_for_missing_ones(
-    results: Path, project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert command_line.main(["reference", "--profile", "mine"]) == 0
-    kept = {path.name for path in (project / "results" / "reference" / "mine").iterdir()}
-    assert kept == {"items.parquet", "origin.json", "costs.csv"}
-    shutil.rmtree(results)
-    assert command_line.main(["verify", "--profile", "mine"]) in (0, 1)
-    assert "Profile mine, from reference results.\n" in capsys.readouterr().out
-    assert not results.exists()
-
-
-@pytest.mark.parametrize("name, content", [("items.parquet", "no table"), ("origin.json", "{")])
-def test_damaged_results_are_refused(
-    name: str, content: str, results: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (results / name).write_text(content)
-    assert command_line.main(["figures", "--profile", "mine"]) == 2
-    message = capsys.readouterr().err
-    assert "damaged" in message and "make reproduce PROFILE=mine" in message
 
 
 def test_a_fault_of_this_program_is_one_sentence_too(
@@ -358,135 +199,6 @@ def test_a_notebook_ends_with_the_batch_that_started_it(tmp_path: Path) -> None:
     batch.wait()
     assert notebook.wait(30) == 1
     assert not kernel.is_running() or kernel.status() == psutil.STATUS_ZOMBIE
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["reproduce", "JOBS=0"],
-        ["reproduce", "JOBS=two"],
-        ["reproduce", "JOBS=$(shell touch touched)"],
-        ["status", "PROFILE=smoke$(shell touch touched)"],
-        ["status", 'PROFILE=smoke"; touch touched; "'],
-        ["status", "SEEDS=`touch touched`"],
-        ["clean", 'PROFILE="; touch touched; "'],
-    ],
-)
-def test_no_variable_of_make_reaches_the_shell(words: list[str], tmp_path: Path) -> None:
-    (tmp_path / ".ready").write_text(f"{tmp_path}\n")
-    for file in ("Makefile", "uv.lock"):
-        shutil.copy(ROOT / file, tmp_path)
-    ready = [f"READY={tmp_path / '.ready'}", f"PY={sys.executable}"]
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{OFFLINE}"}
-    done = subprocess.run(
-        ["make", *words, *ready],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode and done.stderr and "Traceback" not in done.stderr
-    assert not (tmp_path / "touched").exists()
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda frame: frame[:0],
-        lambda frame: frame[:-1],
-        lambda frame: frame.assign(value=1.0),
-        lambda frame: frame.drop(columns="value"),
-    ],
-)
-def test_an_emptied_cut_or_replaced_table_is_refused(
-    change: Callable[[pd.DataFrame], pd.DataFrame],
-    results: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    path = results / "items.parquet"
-    change(pd.read_parquet(path)).to_parquet(path)
-    for verb in ("verify", "figures", "report"):
-        assert command_line.main([verb, "--profile", "mine"]) == 2
-        [message] = capsys.readouterr().err.strip().splitlines()
-        assert "origin.json does not name its" in message and "make reproduce" in message
-
-
-def test_what_is_collected_is_what_its_origin_names(
-    results: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    frame = synthetic_items(["harm"]).frame.assign(run="r")
-    experiment = SimpleNamespace(items=lambda: frame, examples=lambda: pd.DataFrame({"asked": []}))
-    experiment.task = SimpleNamespace(weights=SimpleNamespace(source="embedded"))
-    monkeypatch.setattr("unlearn_lib.experiment.Experiment", lambda *_: experiment)
-    shutil.rmtree(results)
-    profile = load_profile("mine")
-    path = collect(profile)
-    own = stored(profile)
-    rows = len(profile.running()) * len(frame)
-    assert own.origin["items"] == {"rows": rows, "sha256": file_sha256(path)}
-    kept = keep_as_reference(profile)
-    shutil.rmtree(results)
-    assert stored(profile).folder == kept and stored(profile).origin == own.origin
-
-
-@pytest.mark.parametrize("origin", ["[]", "null", "{}", '{"items": {}}', "[" * 5000])
-def test_an_origin_without_the_items_is_refused(
-    origin: str, results: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (results / "origin.json").write_text(origin)
-    assert command_line.main(["verify", "--profile", "mine"]) == 2
-    assert "damaged" in capsys.readouterr().err
-
-
-def test_committed_results_are_those_that_their_origin_names() -> None:
-    for folder in (ROOT / "results" / "reference").iterdir():
-        path = folder / "items.parquet"
-        origin = json.loads((folder / "origin.json").read_text())
-        assert origin["items"] == {
-            "rows": len(pd.read_parquet(path)),
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        }
-
-
-@pytest.mark.parametrize("verb", ["verify", "figures", "report"])
-def test_seeds_that_are_missing_are_said_once(
-    verb: str, results: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command_line.main([verb, "--profile", "mine"])
-    assert "without seeds" not in capsys.readouterr().out
-    command_line.main([verb, "--profile", "mine", "--seeds", "3"])
-    shown = [line for line in capsys.readouterr().out.splitlines() if "without seeds" in line]
-    assert len(shown) == 1 and "(without seeds 2, 3: they were not run)" in shown[0]
-
-
-def test_a_verification_that_judged_nothing_says_so_and_fails(
-    results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    judge = claims.judge
-    none = synthetic_items(["harm"]).frame.assign(task="other")
-    monkeypatch.setattr(claims, "judge", lambda _, *names: judge(Items(none), *names))
-    assert command_line.main(["verify", "--profile", "mine"]) == 2
-    shown = capsys.readouterr()
-    assert "not testable here" in shown.out
-    [message] = shown.err.strip().splitlines()
-    assert message.startswith("error: No claim was judged by the results of profile mine")
-
-
-def test_make_clean_never_removes_reference_results(tmp_path: Path) -> None:
-    for file in ("Makefile", "uv.lock"):
-        shutil.copy(ROOT / file, tmp_path)
-    for name in ("reference", "mine", "smoke"):
-        (tmp_path / "results" / name).mkdir(parents=True)
-
-    def left(target: str, profile: str) -> set[str]:
-        subprocess.run(["make", target, f"PROFILE={profile}"], cwd=tmp_path, capture_output=True)
-        return {path.name for path in (tmp_path / "results").iterdir()}
-
-    for refused in ("reference", "", "..", "mine/.."):
-        assert left("clean", refused) == {"reference", "mine", "smoke"}
-    assert left("clean", "mine") == {"reference", "smoke"}
-    assert left("distclean", "smoke") == {"reference"}
 
 
 def test_the_kernel_is_this_interpreter_whatever_else_is_called_python3(

@@ -1,6 +1,8 @@
 """The set-up's files agree: ranges, lock, platforms, conda's environment, make's targets."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import OFFLINE
 from packaging.requirements import Requirement
 from packaging.tags import compatible_tags, cpython_tags, mac_platforms
 from packaging.utils import parse_wheel_filename
@@ -122,3 +125,49 @@ def test_a_path_of_a_book_may_hold_any_sign(tmp_path: Path) -> None:
         ["make", "-s", "status", *words], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0 and "profile smoke-book-a-home" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["reproduce", "JOBS=0"],
+        ["reproduce", "JOBS=two"],
+        ["reproduce", "JOBS=$(shell touch touched)"],
+        ["status", "PROFILE=smoke$(shell touch touched)"],
+        ["status", 'PROFILE=smoke"; touch touched; "'],
+        ["status", "SEEDS=`touch touched`"],
+        ["clean", 'PROFILE="; touch touched; "'],
+    ],
+)
+def test_no_variable_of_make_reaches_the_shell(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / ".ready").write_text(f"{tmp_path}\n")
+    for file in ("Makefile", "uv.lock"):
+        shutil.copy(ROOT / file, tmp_path)
+    ready = [f"READY={tmp_path / '.ready'}", f"PY={sys.executable}"]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{OFFLINE}"}
+    done = subprocess.run(
+        ["make", *words, *ready],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode and done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "touched").exists()
+
+
+def test_make_clean_never_removes_reference_results(tmp_path: Path) -> None:
+    for file in ("Makefile", "uv.lock"):
+        shutil.copy(ROOT / file, tmp_path)
+    for name in ("reference", "mine", "smoke"):
+        (tmp_path / "results" / name).mkdir(parents=True)
+
+    def left(target: str, profile: str) -> set[str]:
+        subprocess.run(["make", target, f"PROFILE={profile}"], cwd=tmp_path, capture_output=True)
+        return {path.name for path in (tmp_path / "results").iterdir()}
+
+    for refused in ("reference", "", "..", "mine/.."):
+        assert left("clean", refused) == {"reference", "mine", "smoke"}
+    assert left("clean", "mine") == {"reference", "smoke"}
+    assert left("distclean", "smoke") == {"reference"}
